@@ -1,0 +1,223 @@
+"""What a run is: frozen dataclasses, checked where they are made, JSON in and out. No JAX in here."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from jaxft.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network, where its weights come from and which part of it trains."""
+
+    arch: str = "resnet18"
+    """One of torchvision's ResNets: resnet18, 34, 50, 101, 152, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d,
+    wide_resnet50_2, wide_resnet101_2."""
+    width: int = 64
+    """Channels of the stem; torchvision's networks have 64, the demo's 16."""
+    weights: str = "torchvision"
+    """torchvision (the official file), hf:OWNER/REPO, a .pth or .safetensors file, a folder with model.safetensors (a
+    run's, say), demo, or none (from scratch)."""
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "backbone"] = "none"
+    """Everything up to and including this stage stays as it is."""
+    head: Literal["xavier", "reuse"] = "xavier"
+    """The new classifier: drawn anew, or with rows copied for the classes that the pretrained classifier knows."""
+    head_map: tuple[str, ...] = ()
+    """With --head reuse: CLASS=INDEX, the pretrained row for a class outright, e.g. hotdog=934."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.width >= 1, f"--width {self.width}: must be at least 1.")
+        check(
+            not self.head_map or self.head == "reuse",
+            "--head-map says which pretrained rows to reuse: pass --head reuse with it.",
+        )
+        for entry in self.head_map:
+            name, _, index = entry.rpartition("=")
+            check(
+                bool(name) and index.isdigit(),
+                f"--head-map {entry}: not CLASS=INDEX. Write it like hotdog=934.",
+            )
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How photographs become pixels."""
+
+    image_size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    canvas: int | None = None
+    """Side of the square in which training images are kept, in pixels; chosen from the set when not given."""
+    eval_resize: Literal["short", "squash"] = "short"
+    """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides (the chapter's
+    way)."""
+    val_fraction: float = 0.2
+    """Share of each class kept for evaluation when the folder has no val/ or test/."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be decoded, and list them, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.image_size >= 32, f"--image-size {self.image_size}: a ResNet needs at least 32 pixels.")
+        check(
+            self.canvas is None or self.canvas >= self.image_size,
+            f"--canvas {self.canvas} is smaller than --image-size {self.image_size}: crops would be blown up. "
+            f"Pass --canvas {self.image_size} or more, or leave it out.",
+        )
+        check(
+            0 < self.val_fraction < 1,
+            f"--val-fraction {self.val_fraction}: must lie between 0 and 1, e.g. 0.2.",
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer. The loss is the mean over the batch, in nats."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (L2 decay added to the gradient before momentum, as torch.optim.SGD) or adamw (decoupled decay)."""
+    lr: float = 1e-3
+    """Learning rate of the pretrained body."""
+    head_lr_mult: float = 10.0
+    """The new head learns this many times faster."""
+    weight_decay: float = 1e-4
+    """Weight decay of everything that trains."""
+    momentum: float = 0.9
+    """SGD's momentum; AdamW's betas are 0.9 and 0.999."""
+    nesterov: bool = False
+    """SGD's momentum looks ahead."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(
+            math.isfinite(self.lr) and self.lr > 0,
+            f"--lr {self.lr}: must be a positive number, e.g. 0.001.",
+        )
+        check(
+            math.isfinite(self.head_lr_mult) and self.head_lr_mult > 0,
+            f"--head-lr-mult {self.head_lr_mult}: must be a positive number, e.g. 10.",
+        )
+        check(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            f"--weight-decay {self.weight_decay}: must be 0 or more, e.g. 0.0001.",
+        )
+        check(0 <= self.momentum < 1, f"--momentum {self.momentum}: must be at least 0 and below 1, e.g. 0.9.")
+        check(
+            not (self.nesterov and self.momentum == 0),
+            "--nesterov needs momentum: pass --momentum 0.9, or leave --nesterov out.",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, whole: the same config on the same data gives the same run."""
+
+    data: str = "demo"
+    """demo, a folder of class folders (train/CLASS/*.jpg with val/ or test/, or CLASS/*.jpg), or a .zip of one at an
+    http(s) address, #sha1=… after it to have it checked."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    images: ImageConfig = field(default_factory=ImageConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    epochs: int = 5
+    """Times that the training set is gone through."""
+    batch_size: int = 32
+    """Images a step, over all devices."""
+    seed: int = 0
+    """Of the split, the new head, the order of images and their augmentation."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How the step is compiled for all devices: jit with shard_map, or pmap. The numbers are the same."""
+    devices: int | None = None
+    """Use this many of the local devices; all when not given."""
+    sync_bn: bool = True
+    """BatchNorm's statistics are those of the whole batch; off: each device's own, as PyTorch's DataParallel."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32 always."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.epochs >= 1, f"--epochs {self.epochs}: must be at least 1.")
+        check(self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1.")
+        check(0 <= self.seed < 2**32, f"--seed {self.seed}: must lie in 0 to 4294967295.")
+        check(self.devices is None or self.devices >= 1, f"--devices {self.devices}: must be at least 1.")
+
+
+def check(holds: bool, message: str) -> None:
+    """Raise a UserError with this message where a condition does not hold."""
+    if not holds:
+        raise UserError(message)
+
+
+def check_choices(config: Any) -> None:
+    """Raise a UserError where a Literal field holds none of its choices."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {getattr(config, name)}: no such choice. Choose one of {choices}.")
+
+
+def to_json(config: Config) -> str:
+    """The config as indented JSON; `from_json` gives it back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, source: str) -> Config:
+    """The config that `to_json` wrote; what the text leaves out has its default.
+
+    Raises:
+        UserError: not JSON, an unknown name, or a value of the wrong kind; `source` says where it was read.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not JSON ({error}). Pass the config.json of a run folder.") from None
+    return _build(Config, values, source, "")
+
+
+def read_config(path: Path) -> Config:
+    """The config in a file.
+
+    Raises:
+        UserError: no such file, or not a config.
+    """
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: cannot be read ({error}). Pass the config.json of a run folder.") from None
+
+
+def _build(cls: type, values: Any, source: str, prefix: str) -> Any:
+    check(isinstance(values, dict), f"{source}: {prefix or 'the config'} must be an object, not {values!r}.")
+    hints = get_type_hints(cls)
+    unknown = [prefix + name for name in values if name not in hints]
+    check(not unknown, f"{source}: unknown {', '.join(unknown)}. Known are {', '.join(prefix + h for h in hints)}.")
+    built = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            built[name] = _build(hint, value, source, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
+        else:
+            built[name] = _value(hint, value, source, prefix + name)
+    return cls(**built)
+
+
+def _value(hint: Any, value: Any, source: str, name: str) -> Any:
+    """One field's value, with JSON's lists as tuples and whole numbers as floats where a float is meant."""
+    if get_origin(hint) is tuple:
+        check(
+            isinstance(value, list) and all(isinstance(entry, str) for entry in value),
+            f"{source}: {name} must be a list of strings, not {value!r}.",
+        )
+        return tuple(value)
+    kinds = (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    check(
+        type(value) in kinds,
+        f"{source}: {name} must be {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}.",
+    )
+    return value

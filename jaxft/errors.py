@@ -1,0 +1,23 @@
+"""The one kind of error that is the user's to mend, and the exit statuses of every command."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_MISTAKE = 2
+EXIT_NONFINITE = 3
+EXIT_STOPPED = 75
+
+
+class UserError(ValueError):
+    """What the user can mend. The message says what, where, both values and the remedy."""
+
+
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Run a command line and exit with its status; a UserError becomes one message and exit status 2."""
+    try:
+        status = command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_MISTAKE
+    sys.exit(status)

@@ -1,0 +1,71 @@
+"""One step body over all devices, compiled by jit(shard_map) or by pmap; how state and batches are laid out for it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxft.errors import UserError
+from jaxft.step import AXIS
+
+Mode = Literal["jit", "pmap"]
+
+
+def local_devices(count: int | None = None) -> list[jax.Device]:
+    """The first `count` local devices; all when None.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    devices = jax.local_devices()
+    if count is not None and count > len(devices):
+        raise UserError(f"--devices {count}: this machine has {len(devices)}. Pass --devices {len(devices)} or fewer.")
+    return devices[:count]
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """Raise a UserError, naming the nearest sizes, where the batch does not split evenly over the devices."""
+    if batch_size % num_devices:
+        below, above = batch_size // num_devices * num_devices, -(-batch_size // num_devices) * num_devices
+        nearest = " or ".join(f"--batch-size {size}" for size in (below, above) if size)
+        raise UserError(f"--batch-size {batch_size} does not split over {num_devices} devices. Pass {nearest}.")
+
+
+def over_devices(step: Callable, devices: Sequence[jax.Device], mode: Mode, *, donate: bool) -> Callable:
+    """Compile a step `(replicated, split batch, ...replicated) -> replicated` for these devices.
+
+    Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
+    """
+    donated = (0,) if donate else ()
+    num_args = step.__code__.co_argcount
+    rest = num_args - 2
+    if mode == "pmap":
+        return jax.pmap(
+            step, AXIS, in_axes=(None, 0, *[None] * rest), out_axes=None, devices=devices, donate_argnums=donated
+        )
+    # check_vma=True would hand over gradients already summed over devices: 8 would train differently from 1.
+    mapped = jax.shard_map(
+        step, mesh=mesh_of(devices), in_specs=(P(), P(AXIS), *[P()] * rest), out_specs=P(), check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donated)
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """The devices in one row, along the axis "data"."""
+    return Mesh(np.asarray(devices), (AXIS,))
+
+
+def put_batch(batch: Any, devices: Sequence[jax.Device], mode: Mode) -> Any:
+    """Arrays of [b, ...] on the host to the devices, b/devices each; returns before the copy is done."""
+    if mode == "pmap":
+        batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+    return jax.device_put(batch, NamedSharding(mesh_of(devices), P(AXIS)))
+
+
+def put_replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
+    placed = jax.device_put(tree, NamedSharding(mesh_of(devices), P()))
+    return jax.tree.map(lambda x: x.copy(), placed)

@@ -1,0 +1,231 @@
+"""torchvision's ResNet family in Flax linen: the same layers, names, paddings and statistics; NHWC.
+
+Source: torchvision/models/resnet.py. `v1.5`: a bottleneck's stride is on its 3x3 convolution.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxft.errors import UserError
+
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""The body's stages from the image upward; the head, `fc`, comes after them."""
+
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_DECAY = 0.9  # torch momentum 0.1 is Flax momentum 0.9.
+
+
+class Architecture(NamedTuple):
+    """What tells one ResNet from another: torchvision's `groups` and `width_per_group` in `base_width`."""
+
+    block: Literal["basic", "bottleneck"]
+    stage_sizes: tuple[int, int, int, int]
+    groups: int = 1
+    base_width: int = 64
+
+
+ARCHS: dict[str, Architecture] = {
+    "resnet18": Architecture("basic", (2, 2, 2, 2)),
+    "resnet34": Architecture("basic", (3, 4, 6, 3)),
+    "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
+    "resnet152": Architecture("bottleneck", (3, 8, 36, 3)),
+    "resnext50_32x4d": Architecture("bottleneck", (3, 4, 6, 3), groups=32, base_width=4),
+    "resnext101_32x8d": Architecture("bottleneck", (3, 4, 23, 3), groups=32, base_width=8),
+    "resnext101_64x4d": Architecture("bottleneck", (3, 4, 23, 3), groups=64, base_width=4),
+    "wide_resnet50_2": Architecture("bottleneck", (3, 4, 6, 3), base_width=128),
+    "wide_resnet101_2": Architecture("bottleneck", (3, 4, 23, 3), base_width=128),
+}
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype: Any, name: str) -> nn.Conv:
+    """A convolution with torch's symmetric padding (Flax's SAME pads (0, 1) where the stride is 2)."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=[(kernel // 2, kernel // 2)] * 2,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=kaiming_normal,
+        name=name,
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with torch's running statistics: momentum 0.1, unbiased running variance n/(n-1).
+
+    Statistics are float32 whatever `dtype` is. With `axis_name`, they are those of the global batch.
+    """
+
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if train:
+            mean, var, count = batch_moments(x, self.axis_name)
+            # Flax keeps the biased variance here; torch keeps the unbiased one.
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value = BATCH_NORM_DECAY * running_mean.value + (1 - BATCH_NORM_DECAY) * mean
+            running_var.value = BATCH_NORM_DECAY * running_var.value + (1 - BATCH_NORM_DECAY) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        gain = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        channel = (None, None, None, slice(None))
+        centred = x.astype(jnp.float32) - mean[channel]
+        return (centred * gain[channel] + bias[channel]).astype(self.dtype)
+
+
+def batch_moments(
+    x: Float[Array, "b h w c"], axis_name: str | None
+) -> tuple[Float[Array, " c"], Float[Array, " c"], int]:
+    """Mean and biased variance over batch and space, in float32, and the number of values in each.
+
+    One all-reduce over `axis_name`: the moments about zero, so that nothing is read twice.
+    """
+    x = x.astype(jnp.float32)
+    axes = (0, 1, 2)
+    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    count = math.prod(x.shape[:-1])
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+        count *= jax.lax.axis_size(axis_name)
+    mean, square = moments
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0), count
+
+
+class Block(nn.Module):
+    """torchvision's BasicBlock (two 3x3) or Bottleneck (1x1, 3x3, 1x1), with its downsampling shortcut."""
+
+    arch: Architecture
+    planes: int
+    stride: int
+    norm: Callable[..., BatchNorm]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
+        arch, dtype = self.arch, self.dtype
+        out_channels = self.planes * expansion(arch)
+        shortcut = x
+        if arch.block == "basic":
+            convs = [
+                conv(self.planes, 3, self.stride, dtype=dtype, name="conv1"),
+                conv(self.planes, 3, dtype=dtype, name="conv2"),
+            ]
+        else:
+            inner = int(self.planes * (arch.base_width / 64)) * arch.groups
+            convs = [
+                conv(inner, 1, dtype=dtype, name="conv1"),
+                conv(inner, 3, self.stride, groups=arch.groups, dtype=dtype, name="conv2"),
+                conv(out_channels, 1, dtype=dtype, name="conv3"),
+            ]
+        for i, layer in enumerate(convs, start=1):
+            x = self.norm(name=f"bn{i}")(layer(x), train=train)
+            if i < len(convs):
+                x = nn.relu(x)
+        if self.stride != 1 or shortcut.shape[-1] != out_channels:
+            shortcut = conv(out_channels, 1, self.stride, dtype=dtype, name="downsample_0")(shortcut)
+            shortcut = self.norm(name="downsample_1")(shortcut, train=train)
+        return nn.relu(x + shortcut)
+
+
+def expansion(arch: Architecture) -> int:
+    """Output channels of a block over its planes."""
+    return 1 if arch.block == "basic" else 4
+
+
+class ResNet(nn.Module):
+    """A ResNet of torchvision: images in, logits out.
+
+    Args:
+        arch: what to build; see `ARCHS`.
+        num_classes: rows of the classifier `fc`.
+        width: channels of the stem; torchvision's are 64.
+        frozen: stages that train nothing; their BatchNorm runs on stored statistics and keeps them.
+        axis_name: the mesh axis over which BatchNorm's statistics are averaged; None for each device's own.
+        dtype: of the computation; parameters and statistics stay float32, and so do the logits.
+    """
+
+    arch: Architecture
+    num_classes: int = 1000
+    width: int = 64
+    frozen: tuple[str, ...] = ()
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
+        def norm(name: str) -> BatchNorm:
+            return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
+
+        x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
+        x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
+        # Flax pads a max-pool with -inf, as torch does.
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = self._end_of("stem", x)
+        for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
+            for j in range(num_blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                block = Block(self.arch, self.width * 2**i, stride, norm, self.dtype, name=f"{stage}_{j}")
+                x = block(x, train=train and stage not in self.frozen)
+            x = self._end_of(stage, x)
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        bound = 1 / math.sqrt(pooled.shape[-1])
+        uniform = symmetric_uniform(bound)
+        return nn.Dense(self.num_classes, kernel_init=uniform, bias_init=uniform, name="fc")(pooled)
+
+    def _end_of(self, stage: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Cut the gradient at the top of a frozen stage, so that nothing below it is differentiated."""
+        return jax.lax.stop_gradient(x) if stage in self.frozen else x
+
+
+def symmetric_uniform(bound: float) -> Callable:
+    """An initializer: uniform in [-bound, bound), as torch.nn.Linear draws its weight and bias."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def frozen_stages(freeze: str) -> tuple[str, ...]:
+    """The stages that `--freeze` names: everything up to and including it; `backbone` is all of them.
+
+    Raises:
+        UserError: for a name that is no stage.
+    """
+    if freeze == "none":
+        return ()
+    if freeze == "backbone":
+        return STAGES
+    if freeze not in STAGES:
+        raise UserError(f"--freeze {freeze}: no such stage. Choose none, {', '.join(STAGES[:-1])} or backbone.")
+    return STAGES[: STAGES.index(freeze) + 1]
+
+
+def make_resnet(arch: str, num_classes: int = 1000, width: int = 64, **kwargs: Any) -> ResNet:
+    """The ResNet of that name, e.g. `make_resnet("resnet18", num_classes=2)`; kwargs are ResNet's.
+
+    Raises:
+        UserError: for a name that is not in `ARCHS`.
+    """
+    if arch not in ARCHS:
+        raise UserError(f"--arch {arch}: no such architecture. Choose one of {', '.join(ARCHS)}.")
+    return ResNet(ARCHS[arch], num_classes=num_classes, width=width, **kwargs)
