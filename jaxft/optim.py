@@ -29,7 +29,7 @@ def learning_rates(config: OptimConfig) -> dict[str, float]:
 
 
 def make_optimizer(config: OptimConfig, labels: Any) -> optax.GradientTransformation:
-    """The optimizer for a tree of labels (see `rate_labels`). What is frozen gets no update, decay or momentum state."""
+    """The optimizer for a tree of labels (see `rate_labels`); what is frozen gets no update, decay or momentum."""
     rates = learning_rates(config)
     return optax.multi_transform(
         {

@@ -1,5 +1,6 @@
 """One step body over all devices, compiled by jit(shard_map) or by pmap; how state and batches are laid out for it."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -40,8 +41,7 @@ def over_devices(step: Callable, devices: Sequence[jax.Device], mode: Mode, *, d
     Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
     """
     donated = (0,) if donate else ()
-    num_args = step.__code__.co_argcount
-    rest = num_args - 2
+    rest = len(inspect.signature(step).parameters) - 2
     if mode == "pmap":
         return jax.pmap(
             step, AXIS, in_axes=(None, 0, *[None] * rest), out_axes=None, devices=devices, donate_argnums=donated

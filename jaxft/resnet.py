@@ -73,6 +73,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Normalise by the batch's statistics and update the stored ones (train), or by the stored ones."""
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -121,6 +122,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
+        """Convolutions plus shortcut; height and width are divided by the stride, rounded up."""
         arch, dtype = self.arch, self.dtype
         out_channels = self.planes * expansion(arch)
         shortcut = x
@@ -172,6 +174,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
+        """Logits of normalised images; with `train`, "batch_stats" must be mutable."""
+
         def norm(name: str) -> BatchNorm:
             return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
 

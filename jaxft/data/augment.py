@@ -52,7 +52,7 @@ def normalise(images: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
 
 
 def sample_box(key: Key[Array, ""], size: Int[Array, "2"]) -> Box:
-    """A random crop as torchvision draws it: area 8 to 100 %, aspect ratio 3/4 to 4/3, ten attempts, else the centre."""
+    """A random crop as torchvision draws it: area 8 to 100 %, aspect ratio 3/4 to 4/3, ten tries, else the centre."""
     area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
     height, width = size[0], size[1]
     area = (height * width) * jax.random.uniform(area_key, (CROP_ATTEMPTS,), minval=CROP_AREA[0], maxval=CROP_AREA[1])
@@ -115,7 +115,7 @@ def random_resized_crop_flip(
 
 
 def augment(key: Key[Array, ""], batch: Batch, image_size: int) -> Float[Array, "b s s 3"]:
-    """A training batch as the network sees it. Each image's draw depends on the key and its place in the global batch."""
+    """A training batch as the network sees it. An image's draw depends on the key and its place in the global batch."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.positions)
     images = jax.vmap(random_resized_crop_flip, (0, 0, 0, None))(keys, batch.images, batch.sizes, image_size)
     return normalise(images)

@@ -1,0 +1,111 @@
+"""From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from jaxft.config import Config, ModelConfig
+from jaxft.data.augment import Batch, EvalBatch
+from jaxft.errors import UserError
+from jaxft.head import Head, Row, match_rows, reuse, xavier
+from jaxft.optim import make_optimizer, rate_labels
+from jaxft.parallel import check_batch_size, local_devices, over_devices, put_batch, put_replicated
+from jaxft.resnet import ResNet, frozen_stages, make_resnet
+from jaxft.step import AXIS, EvalSums, Metrics, TrainState, init_state, make_eval_step, make_train_step
+
+
+class Pretrained(NamedTuple):
+    """Variables of a trained network of the config's architecture, and its class names where they are known."""
+
+    variables: Any
+    class_names: tuple[str, ...] | None
+
+
+class Run(NamedTuple):
+    """What the loop needs. The steps are compiled for `devices`; `put` brings a host batch to them."""
+
+    model: ResNet
+    labels: Any
+    head_rows: Sequence[Row] | None
+    state: TrainState
+    train_step: Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]
+    eval_step: Callable[[TrainState, EvalBatch], EvalSums]
+    put: Callable[[Any], Any]
+    key: Key[Array, ""]
+    devices: Sequence[jax.Device]
+
+
+def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | None) -> Run:
+    """Assemble a run; `pretrained` is None for training from scratch.
+
+    Raises:
+        UserError: a batch that does not split over the devices, too many devices, or a head or freeze that needs
+            pretrained weights where there are none.
+    """
+    devices = local_devices(config.devices)
+    check_batch_size(config.batch_size, len(devices))
+    model = make_resnet(
+        config.model.arch,
+        num_classes=len(class_names),
+        width=config.model.width,
+        frozen=frozen_stages(config.model.freeze),
+        axis_name=AXIS if config.sync_bn else None,
+        dtype=compute_dtype(config.precision, devices[0].platform),
+    )
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
+    labels = rate_labels(variables["params"], model.frozen)
+    tx = make_optimizer(config.optim, labels)
+    state = init_state(variables["params"], variables["batch_stats"], tx)
+    return Run(
+        model=model,
+        labels=labels,
+        head_rows=head_rows,
+        state=put_replicated(state, devices),
+        train_step=over_devices(
+            make_train_step(model, tx, config.images.image_size), devices, config.parallel, donate=True
+        ),
+        eval_step=over_devices(make_eval_step(model), devices, config.parallel, donate=False),
+        put=lambda batch: put_batch(batch, devices, config.parallel),
+        key=train_key,
+        devices=devices,
+    )
+
+
+def compute_dtype(precision: str, platform: str) -> Any:
+    """float32 or bfloat16; `auto` is bfloat16 on GPU and TPU."""
+    if precision == "auto":
+        return jnp.float32 if platform == "cpu" else jnp.bfloat16
+    return jnp.dtype(precision)
+
+
+def initial_variables(
+    config: ModelConfig, model: ResNet, class_names: Sequence[str], pretrained: Pretrained | None, key: Key[Array, ""]
+) -> tuple[Any, Sequence[Row] | None]:
+    """The variables at step 0, and with `--head reuse` where each row of the head came from."""
+    if pretrained is None:
+        if config.freeze != "none":
+            raise UserError(
+                f"--freeze {config.freeze} with --weights none would freeze random layers. "
+                "Pass --freeze none, or pretrained weights."
+            )
+        if config.head == "reuse":
+            raise UserError("--head reuse needs a pretrained classifier. Pass --head xavier, or pretrained weights.")
+        images = jnp.zeros((1, 64, 64, 3))
+        return jax.jit(lambda key: model.init(key, images, train=False))(key), None
+    params, batch_stats = pretrained.variables["params"], pretrained.variables["batch_stats"]
+    source = Head(**params["fc"])
+    head, rows = xavier(key, source.kernel.shape[0], len(class_names)), None
+    if config.head == "reuse":
+        if pretrained.class_names is None:
+            raise UserError(
+                f"--head reuse: the class names of {config.weights} are not known (it has {source.bias.shape[0]} "
+                "classes, ImageNet 1000). Pass --head xavier, or a run folder or ImageNet weights."
+            )
+        head_map = {name: int(index) for name, _, index in (entry.rpartition("=") for entry in config.head_map)}
+        rows = match_rows(class_names, pretrained.class_names, head_map)
+        head = reuse(head, source, rows)
+    return {"params": params | {"fc": head._asdict()}, "batch_stats": batch_stats}, rows

@@ -1,0 +1,131 @@
+"""What a run says while it works: tables at the start, a live line on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxft.build import Run
+from jaxft.config import Config, OptimConfig
+from jaxft.data.load import Data
+from jaxft.head import Row
+from jaxft.loop import Record
+from jaxft.optim import learning_rates
+from jaxft.paths import count_by_label
+
+
+class Display:
+    """The run's progress on a console; a context manager.
+
+    On a terminal a bar moves; elsewhere each epoch, and each tenth of the decoding of a large set, is a line.
+    """
+
+    def __init__(self, console: Console, num_epochs: int):
+        self.console = console
+        self.num_epochs = num_epochs
+        self.last_train: Record | None = None
+        self.started: float | None = None
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.tasks: dict[str, object] = {}
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def decoding(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` images are decoded."""
+        self._bar(what, done, total, f"{done}/{total}")
+        if not self.console.is_terminal and done == total:
+            self.console.print(f"{what}: {done}/{total}")
+
+    def record(self, record: Record) -> None:
+        """Show a record of the loop."""
+        numbers = f"loss {record.loss:.4f}  accuracy {record.accuracy:.4f}  {record.images_per_second:.1f} images/s"
+        if record.split == "train":
+            self.started = self.started or time.monotonic()
+            self.last_train = record
+            self._bar("training", record.epoch, self.num_epochs, numbers)
+            return
+        train = self.last_train
+        before = f"train loss {train.loss:.4f} accuracy {train.accuracy:.4f}  " if train else ""
+        rate = f"  {train.images_per_second:.1f} images/s" if train else ""
+        self.console.print(
+            f"epoch {record.epoch:.0f}/{self.num_epochs}  {before}"
+            f"test loss {record.loss:.4f} accuracy [bold]{record.accuracy:.4f}[/]{rate}{self._left(record)}",
+            highlight=False,
+        )
+
+    def finished(self, summary: Mapping[str, Any], out: Path) -> None:
+        """Say how it went and where it is."""
+        self.console.print(
+            f"test accuracy [bold]{summary['final_accuracy']:.4f}[/] (best {summary['best_accuracy']:.4f}) "
+            f"after {summary['wall_seconds']:.0f} s; the model, its figures and its config are in {out}",
+            highlight=False,
+        )
+
+    def _left(self, record: Record) -> str:
+        if self.started is None or record.epoch >= self.num_epochs:
+            return ""
+        seconds = (time.monotonic() - self.started) / record.epoch * (self.num_epochs - record.epoch)
+        return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left"
+
+    def _bar(self, what: str, done: float, total: float, status: str) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total, status=status)
+        self.progress.update(self.tasks[what], completed=done, status=status)  # pyright: ignore[reportArgumentType]
+
+
+def parameter_table(counts: Mapping[str, int], config: OptimConfig) -> Table:
+    """How many parameters train at which rate."""
+    table = Table("parameters", "count", "learning rate", "weight decay", title="What trains", title_justify="left")
+    rates = learning_rates(config)
+    for label in ("head", "backbone", "frozen"):
+        if label in counts:
+            decay = 0 if label == "frozen" else config.weight_decay
+            table.add_row(label, f"{counts[label]:,}", f"{rates[label]:g}", f"{decay:g}")
+    return table
+
+
+def head_table(rows: Sequence[Row]) -> Table:
+    """Where each row of the new classifier came from."""
+    table = Table("class", "row", "from", title="The new classifier", title_justify="left")
+    for row in rows:
+        drawn = row.source_index is None
+        table.add_row(row.class_name, "Xavier" if drawn else str(row.source_index), "" if drawn else row.source_name)
+    return table
+
+
+def announce(config: Config, data: Data, run: Run, console: Console) -> None:
+    """Say at the start what will run: data, devices, and what trains."""
+    for note in data.notes:
+        console.print(note, highlight=False, markup=False)
+    devices = run.devices
+    console.print(
+        f"{config.model.arch} (weights {config.model.weights}) on {len(data.train.labels)} training and "
+        f"{len(data.test.labels)} test images of {len(data.class_names)} classes; "
+        f"{len(devices)} x {devices[0].device_kind}, {config.parallel}, {jnp.dtype(run.model.dtype).name}",
+        highlight=False,
+        markup=False,
+    )
+    console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
+    if run.head_rows is not None:
+        console.print(head_table(run.head_rows))

@@ -1,0 +1,116 @@
+"""From a data SPEC to decoded training and test images."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from jaxft.config import Config
+from jaxft.data import kitchen
+from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
+from jaxft.data.sources import ArraySource, Splits, open_folder
+from jaxft.download import fetch
+from jaxft.errors import UserError
+
+
+class Data(NamedTuple):
+    """A data set, decoded: canvases to train on, crops to test on, and lines that the user should read."""
+
+    train: Decoded
+    test: Decoded
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def open_splits(config: Config, cache_dir: Path) -> Splits:
+    """The sources that a data SPEC names: `demo`, `demo-source`, a folder, or a zip of one at an http(s) address.
+
+    Raises:
+        UserError: nothing there, or nothing that can be trained on.
+    """
+    spec = config.data
+    if spec in ("demo", "demo-source"):
+        draw = kitchen.target_set if spec == "demo" else kitchen.source_set
+        return Splits(ArraySource(*draw("train")), ArraySource(*draw("test")), ())
+    if spec.startswith(("http://", "https://")):
+        folder = fetch_zip(spec, cache_dir / "data")
+    else:
+        folder = Path(spec).expanduser()
+    return open_folder(folder, val_fraction=config.images.val_fraction, seed=config.seed)
+
+
+def load(config: Config, cache_dir: Path, progress: Callable[[str, int, int], None]) -> Data:
+    """Open and decode a data set; `progress(what, done, total)` is called as images are decoded.
+
+    Raises:
+        UserError: as `open_splits` and `decode_set`.
+    """
+    splits = open_splits(config, cache_dir)
+    images = config.images
+    side = images.canvas or canvas_size(splits.train, images.image_size)
+    # Arrays are there already: decoding them costs less than a cache would.
+    cache = None if isinstance(splits.train, ArraySource) else cache_dir / "decoded"
+    decoded = {
+        what: decode_set(
+            source,
+            recipe,
+            cache_dir=cache,
+            skip_bad=images.skip_bad_images,
+            progress=lambda done, total, what=what: progress(f"decoding {what} images", done, total),
+        )
+        for what, source, recipe in (
+            ("training", splits.train, Canvas(side)),
+            ("test", splits.test, EvalCrop(images.image_size, images.eval_resize)),
+        )
+    }
+    train, test = decoded["training"], decoded["test"]
+    skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
+    return Data(train, test, splits.train.class_names, (*splits.notes, *skipped))
+
+
+def fetch_zip(url: str, folder: Path) -> Path:
+    """The folder inside a zip file, fetched and unpacked once; `#sha1=…` or `#sha256=…` in the address is checked.
+
+    Raises:
+        UserError: no network, a wrong checksum, or no zip file.
+    """
+    parts = urlsplit(url)
+    sums = dict(parse_qsl(parts.fragment))
+    unknown = set(sums) - {"sha1", "sha256"}
+    if unknown:
+        raise UserError(f"--data {url}: unknown checksum {', '.join(sorted(unknown))}. Use #sha1=… or #sha256=….")
+    name = Path(parts.path).name
+    if not name.endswith(".zip"):
+        raise UserError(f"--data {url}: only .zip files are fetched. Unpack it and pass the folder.")
+    target = folder / name.removesuffix(".zip")
+    if not target.is_dir():
+        archive = fetch(
+            parts._replace(fragment="").geturl(),
+            folder / name,
+            sha1=sums.get("sha1"),
+            sha256=sums.get("sha256"),
+            hint="Or unpack a copy and pass its folder with --data FOLDER.",
+        )
+        unpack(archive, target)
+    inside = [entry for entry in target.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip file into a new folder, whole or not at all.
+
+    Raises:
+        UserError: not a zip file, or a damaged one.
+    """
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(scratch)
+        scratch.replace(target)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive}: not a whole zip file ({error}). Delete it and run again.") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxft.build import Run, build
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.data.augment import Batch, EvalBatch
+from jaxft.errors import UserError
+from jaxft.parallel import check_batch_size, local_devices
+
+STEPS = 5
+
+
+def small_run(parallel: str = "jit", devices: int = 1, **changes) -> Run:
+    config = Config(
+        model=ModelConfig(width=8, weights="none"),
+        images=ImageConfig(image_size=64),
+        optim=OptimConfig(lr=0.01, head_lr_mult=1.0),
+        parallel=parallel,
+        devices=devices,
+        precision="float32",
+        **changes,
+    )
+    return build(config, ("a", "b", "c"), None)
+
+
+def random_batch(step: int) -> Batch:
+    rng = np.random.default_rng(step)
+    return Batch(
+        rng.integers(0, 256, (16, 72, 72, 3), dtype=np.uint8),
+        rng.integers(30, 90, (16, 2)).astype(np.int32),
+        rng.integers(0, 3, 16).astype(np.int32),
+        np.arange(16, dtype=np.int32),
+    )
+
+
+def train(run: Run) -> tuple[list[float], dict]:
+    state, losses = run.state, []
+    for step in range(STEPS):
+        state, metrics = run.train_step(state, run.put(random_batch(step)), run.key)
+        losses.append(float(metrics.loss))
+    return losses, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[list[float], dict]:
+    return train(small_run())
+
+
+@pytest.mark.parametrize(("parallel", "devices"), [("pmap", 1), ("jit", 8), ("pmap", 8)])
+def test_jit_and_pmap_on_1_and_8_devices_are_one_run(reference, parallel, devices):
+    losses, state = train(small_run(parallel, devices))
+    np.testing.assert_allclose(losses, reference[0], rtol=0, atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(reference[1]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4)
+
+
+def test_unsynchronised_batch_norm_is_another_run(reference):
+    losses, _ = train(small_run("jit", 8, sync_bn=False))
+    assert abs(losses[0] - reference[0][0]) > 1e-3
+
+
+@pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
+def test_evaluation_leaves_out_what_only_fills_the_batch(parallel, devices):
+    run = small_run(parallel, devices)
+    batch = random_batch(0)
+    images = batch.images[:, :64, :64]
+    weights = np.array([1.0] * 11 + [0.0] * 5, np.float32)
+    sums = run.eval_step(run.state, run.put(EvalBatch(images, batch.labels, weights)))
+    variables = {"params": run.state.params, "batch_stats": run.state.batch_stats}
+    pixels = (images[:11] / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    logits = np.asarray(run.model.apply(variables, jnp.asarray(pixels, jnp.float32), train=False), np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert sums.count == 11
+    assert sums.correct == (logits.argmax(1) == batch.labels[:11]).sum()
+    np.testing.assert_allclose(sums.loss, -log_probs[np.arange(11), batch.labels[:11]].sum(), rtol=1e-4)
+
+
+def test_state_is_donated():
+    run = small_run()
+    run.train_step(run.state, run.put(random_batch(0)), run.key)
+    assert run.state.params["conv1"]["kernel"].is_deleted()
+
+
+def test_uneven_batches_name_the_nearest_sizes():
+    with pytest.raises(UserError, match=r"--batch-size 30 does not split over 8 devices. Pass --batch-size 24 or "):
+        check_batch_size(30, 8)
+    with pytest.raises(UserError, match=r"Pass --batch-size 8\."):
+        check_batch_size(3, 8)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(UserError, match=r"--devices 9: this machine has 8. Pass --devices 8 or fewer."):
+        local_devices(9)
