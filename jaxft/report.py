@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxft import __version__
 from jaxft.loop import Record
 
 
@@ -30,8 +31,8 @@ def summarise(records: Sequence[Record], wall_seconds: float, devices: Sequence[
         "train_images_per_second": float(np.median(rates)) if rates else None,
         "wall_seconds": wall_seconds,
         "devices": [device.device_kind for device in devices],
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("jaxft", "jax", "flax", "optax", "numpy")},
+        "versions": {"jaxft": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
     }
 
 

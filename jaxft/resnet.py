@@ -80,7 +80,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if train:
-            mean, var, count = batch_moments(x, self.axis_name)
+            mean, var, count = batch_moments(x, running_mean.value, self.axis_name)
             # Flax keeps the biased variance here; torch keeps the unbiased one.
             unbiased = var * (count / max(count - 1, 1))
             running_mean.value = BATCH_NORM_DECAY * running_mean.value + (1 - BATCH_NORM_DECAY) * mean
@@ -94,21 +94,22 @@ class BatchNorm(nn.Module):
 
 
 def batch_moments(
-    x: Float[Array, "b h w c"], axis_name: str | None
+    x: Float[Array, "b h w c"], pivot: Float[Array, " c"], axis_name: str | None
 ) -> tuple[Float[Array, " c"], Float[Array, " c"], int]:
     """Mean and biased variance over batch and space, in float32, and the number of values in each.
 
-    One all-reduce over `axis_name`: the moments about zero, so that nothing is read twice.
+    Moments are taken about `pivot`, any rough guess of the mean: about zero, E[x^2] - E[x]^2 would lose the digits of a
+    channel whose mean is far larger than its spread. One pass over `x` and one collective.
     """
-    x = x.astype(jnp.float32)
+    deviations = x.astype(jnp.float32) - pivot[None, None, None]
     axes = (0, 1, 2)
-    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    moments = jnp.stack([deviations.mean(axes), jnp.square(deviations).mean(axes)])
     count = math.prod(x.shape[:-1])
     if axis_name is not None:
         moments = jax.lax.pmean(moments, axis_name)
         count *= jax.lax.axis_size(axis_name)
-    mean, square = moments
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0), count
+    offset, square = moments
+    return pivot + offset, jnp.maximum(square - jnp.square(offset), 0.0), count
 
 
 class Block(nn.Module):

@@ -119,10 +119,10 @@ def train(config: Config, run: Run, data: Data, out: Path, display: Display, sta
             f"stopped after step {int(outcome.state.step)}; the same command with --resume --out {out} carries on"
         )
         return EXIT_STOPPED
+    save_model(outcome.state, data.class_names, config, out)
     summary = summarise(records, time.monotonic() - started, run.devices)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     draw_curves(records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}")
-    save_model(outcome.state, data.class_names, config, out)
     display.finished(summary, out)
     return 0
 

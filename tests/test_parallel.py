@@ -16,7 +16,7 @@ def small_run(parallel: str = "jit", devices: int = 1, **changes) -> Run:
     config = Config(
         model=ModelConfig(width=8, weights="none"),
         images=ImageConfig(image_size=64),
-        optim=OptimConfig(lr=0.01, head_lr_mult=1.0),
+        optim=OptimConfig(lr=2e-4, head_lr_mult=1.0),
         parallel=parallel,
         devices=devices,
         precision="float32",
