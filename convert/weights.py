@@ -3,14 +3,14 @@
 import json
 import os
 import pickle
-import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxft.download import cache_folder, fetch
 from jaxft.errors import UserError
@@ -107,7 +107,9 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
             "--weights hf:timm/resnet18.tv_in1k (the same weights), which need none."
         ) from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of the pickle's protocol: what matters here raises.
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: refused, since it wants to run code when it is opened. Save the state_dict alone: "
@@ -164,6 +166,9 @@ def save_weights(
     described = dict(metadata or {})
     if classes is not None:
         described["classes"] = json.dumps(list(classes), ensure_ascii=False)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        save_file(dict(state_dict), Path(scratch) / path.name, described)
-        os.replace(Path(scratch) / path.name, path)
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        scratch.write_bytes(save(dict(state_dict), described))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
+from typing import BinaryIO
 
 from jaxft.errors import UserError
 
@@ -30,32 +30,30 @@ def fetch(url: str, target: Path, *, sha256: str = "", sha1: str = "", hint: str
     """
     if target.exists():
         return target
+    scratch = target.with_name(f".{target.name}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False)
-    except OSError as error:
-        raise UserError(f"{target.parent}: cannot be written ({error.strerror}). Pass another --cache-dir.") from None
-    try:
-        with scratch:
-            digests = download(url, scratch)
+        with scratch.open("wb") as file:
+            digests = download(url, file)
         for name, expected in (("sha256", sha256), ("sha1", sha1)):
             if not digests[name].startswith(expected.lower()):
                 raise UserError(
                     f"{url}: its {name} is {digests[name]}, not {expected}. The file is damaged or another one; it was "
                     f"not kept. {hint}".rstrip()
                 )
-        os.replace(scratch.name, target)
+        scratch.replace(target)
     except (OSError, HTTPException) as error:
         raise UserError(
             f"{url} cannot be fetched ({explain(error)}). Fetch it where there is a network and put it at {target}. "
             f"{hint}".rstrip()
         ) from None
     finally:
-        Path(scratch.name).unlink(missing_ok=True)
+        if scratch.parent.is_dir():
+            scratch.unlink(missing_ok=True)
     return target
 
 
-def download(url: str, file: tempfile._TemporaryFileWrapper) -> dict[str, str]:
+def download(url: str, file: BinaryIO) -> dict[str, str]:
     """Copy what is at `url` into an open file; its checksums by name.
 
     Raises:

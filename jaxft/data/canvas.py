@@ -1,28 +1,39 @@
 """Decode once: training canvases and evaluation crops, made on all cores and kept in a memory-mapped file."""
 
+import errno
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import PIL
 import PIL.Image
 from jaxtyping import Int32, UInt8
 
-from jaxft.data.images import BadImageError, decode, pixel_size, to_array
-from jaxft.data.sources import Source
+from jaxft.data.images import MAX_PIXELS, BadImageError, Encoded, decode, decode_sized, pixel_size, quiet, to_array
+from jaxft.data.sources import Source, shown
 from jaxft.errors import UserError
 
-CODE_VERSION = 1
+__all__ = ["Canvas", "Decoded", "EvalCrop", "canvas_size", "decode", "decode_set", "eval_crop", "to_canvas"]
+
+CODE_VERSION = 2
 """Raise it when a change here changes pixels: older caches are then no longer found."""
 
 LARGEST_CANVAS = 384  # For 224 pixels: beyond it a ResNet50's accuracy on ImageNet photos no longer gained.
 CANVAS_STEP = 32
+SAMPLED = 1000
+CHUNK = 1024
 LISTED = 10
+BUILDING = ".building-"
+ABANDONED_SECONDS = 24 * 3600
 
 Progress = Callable[[int, int], None]
 
@@ -40,8 +51,11 @@ class EvalCrop(NamedTuple):
     resize: Literal["short", "squash"]
 
 
+Recipe = Canvas | EvalCrop
+
+
 class Decoded(NamedTuple):
-    """A decoded set. `sizes` are the photographs' heights and widths; `names` say where each came from."""
+    """A decoded set: pixels, the photographs' upright (height, width), labels, where each came from, what was bad."""
 
     images: UInt8[np.ndarray, "n s s 3"]
     sizes: Int32[np.ndarray, "n 2"]
@@ -50,39 +64,49 @@ class Decoded(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def to_canvas(image: PIL.Image.Image, recipe: Canvas) -> UInt8[np.ndarray, "s s 3"]:
+def to_canvas(image: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The photograph squeezed into a square."""
-    return to_array(image.resize((recipe.size, recipe.size), PIL.Image.Resampling.LANCZOS))
+    return to_array(image.resize((size, size), PIL.Image.Resampling.LANCZOS))
 
 
-def eval_crop(image: PIL.Image.Image, recipe: EvalCrop) -> UInt8[np.ndarray, "s s 3"]:
-    """torchvision's evaluation transform, bit for bit. Source: torchvision/transforms/functional.py."""
-    resized = round(recipe.size * 256 / 224)
+def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{crop.size} {crop.size} 3"]:
+    """torchvision's evaluation transform, bit for bit. Source: torchvision/transforms/functional.py.
+
+    Raises:
+        BadImageError: so long and thin that the resized photograph would fill the memory.
+    """
+    resized = round(crop.size * 256 / 224)
     width, height = image.size
-    if recipe.resize == "squash":
+    if crop.resize == "squash":
         width, height = resized, resized
     elif width <= height:
         width, height = resized, int(resized * height / width)
     else:
         width, height = int(resized * width / height), resized
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{image.width} × {image.height} pixels: too long and thin for a centre crop")
     image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    top, left = round((height - recipe.size) / 2.0), round((width - recipe.size) / 2.0)
-    return to_array(image.crop((left, top, left + recipe.size, top + recipe.size)))
+    top, left = round((height - crop.size) / 2.0), round((width - crop.size) / 2.0)
+    return to_array(image.crop((left, top, left + crop.size, top + crop.size)))
 
 
-def canvas_size(source: Source, image_size: int) -> int:
-    """The median short side of the set's images, rounded up to a multiple of 32, within image_size to 384/224 of it."""
-    largest = round(LARGEST_CANVAS * image_size / 224)
-    short_sides = [min(pixel_size(source.read(i)[0])) for i in range(len(source))]
-    median = int(np.median([side for side in short_sides if side] or [largest]))
-    return max(image_size, min(largest, -(-median // CANVAS_STEP) * CANVAS_STEP))
+def canvas_size(source: Source, image_size: int, largest: int = LARGEST_CANVAS) -> int:
+    """The median short side of the set, up to a multiple of 32; at least image_size, at most image_size / 224 * largest.
+
+    Of a large set, 1,000 images spread evenly over it are looked at, and of those the headers alone.
+    """
+    most = round(largest * image_size / 224) // CANVAS_STEP * CANVAS_STEP
+    sample = np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int)).tolist()
+    short_sides = [min(pixel_size(source.read(i)[0])) for i in sample]
+    median = int(np.median([side for side in short_sides if side] or [most]))
+    return max(image_size, min(most, -(-median // CANVAS_STEP) * CANVAS_STEP))
 
 
 def decode_set(
     source: Source,
-    recipe: Canvas | EvalCrop,
+    recipe: Recipe,
     *,
-    cache_dir: Path | None = None,
+    cache_dir: Path | None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Decoded:
@@ -92,147 +116,180 @@ def decode_set(
         UserError: images that cannot be decoded, unless `skip_bad`; a class of which none is left; a cache folder that
             cannot be written.
     """
-    if cache_dir is None:
-        images = np.empty((len(source), recipe.size, recipe.size, 3), np.uint8)
-        return _check(_fill(images, source, recipe, progress), source, skip_bad)
-    folder = cache_dir / _key(source, recipe)
-    found = _read_cache(folder, len(source), recipe)
-    if found is None:
-        try:
-            found = _write_cache(folder, source, recipe, progress)
-        except OSError as error:
-            raise UserError(
-                f"{cache_dir}: the decoded images cannot be kept there ({error.strerror}). "
-                "Make room or pass another --cache-dir."
-            ) from None
-    return _check(found, source, skip_bad)
+    if not len(source):
+        raise UserError("the set has no images. Pass one that has.")
+    shape = (len(source), recipe.size, recipe.size, 3)
+    with quiet():
+        if cache_dir is None:
+            return _fill(np.empty(shape, np.uint8), source, recipe, skip_bad, progress)[0]
+        cache = cache_dir / f"{type(recipe).__name__.lower()}-{recipe.size}-{_key(source, recipe)}.npy"
+        found = _read_cache(cache, shape)
+        if found is None or any(_render(source.read(i)[0], recipe)[2] is None for i in found[1]):
+            _write_cache(cache, shape, source, recipe, skip_bad, progress)
+            found = _read_cache(cache, shape)
+            assert found is not None
+    decoded = found[0]
+    if decoded.skipped and not skip_bad:
+        raise UserError(_bad_message(decoded.skipped, len(source)))
+    return decoded
 
 
-class _Filled(NamedTuple):
-    """Decoded images with a reason in place of each bad one."""
+class _Row(NamedTuple):
+    """What decoding found out about one image; `bad` is the reason why it could not be decoded."""
 
-    images: np.ndarray
-    sizes: np.ndarray
-    reasons: dict[int, str]
-
-
-def _fill(images: np.ndarray, source: Source, recipe: Canvas | EvalCrop, progress: Progress | None) -> _Filled:
-    """Decode into `images` on all cores; each image has its own row, so that the order is the source's."""
-    sizes = np.zeros((len(source), 2), np.int32)
-
-    def one(i: int) -> str | None:
-        try:
-            image = decode(source.read(i)[0])
-        except BadImageError as error:
-            return str(error)
-        sizes[i] = image.height, image.width
-        images[i] = to_canvas(image, recipe) if isinstance(recipe, Canvas) else eval_crop(image, recipe)
-        return None
-
-    reasons = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, bad in enumerate(pool.map(one, range(len(source)))):
-            if bad is not None:
-                reasons[i] = bad
-            if progress is not None:
-                progress(i + 1, len(source))
-    return _Filled(images, sizes, reasons)
+    size: tuple[int, int]
+    label: int
+    name: str
+    bad: str | None
 
 
-def _check(filled: _Filled, source: Source, skip_bad: bool) -> Decoded:
-    """The decoded set without its bad images, or the error that names them."""
-    labels = np.array([source.read(i)[1] for i in range(len(source))], np.int32)
-    names = [item_name(source, i) for i in range(len(source))]
-    bad = [f"{names[i]}: {why}" for i, why in sorted(filled.reasons.items())]
+def _render(item: Encoded, recipe: Recipe) -> tuple[np.ndarray | None, tuple[int, int], str | None]:
+    """An image's pixels by the recipe and its height and width, or the reason why there are none."""
+    try:
+        if isinstance(recipe, EvalCrop):
+            image, size = decode_sized(item)
+            return eval_crop(image, recipe), size, None
+        # Half the scaling of a large JPEG may be left to its decoder, the rest to Lanczos: no pixel moves by over 1%.
+        image, size = decode_sized(item, least=2 * recipe.size)
+        return to_canvas(image, recipe.size), size, None
+    except BadImageError as error:
+        return None, (0, 0), str(error)
+
+
+def _fill(
+    images: np.ndarray, source: Source, recipe: Recipe, skip_bad: bool, progress: Progress | None
+) -> tuple[Decoded, list[int]]:
+    """Decode into `images` on all cores, each image into its own row; then close the gaps. Also which were bad."""
+
+    def one(i: int) -> _Row:
+        item, label = source.read(i)
+        pixels, size, bad = _render(item, recipe)
+        if pixels is not None:
+            images[i] = pixels
+        return _Row(size, label, shown(item) if isinstance(item, Path) else f"image {i}", bad)
+
+    rows: list[_Row] = []
+    with ThreadPoolExecutor(_num_cores()) as pool:
+        for start in range(0, len(source), CHUNK):
+            for row in pool.map(one, range(start, min(start + CHUNK, len(source)))):
+                rows.append(row)
+                if progress is not None:
+                    progress(len(rows), len(source))
+    _check(rows, source.class_names, skip_bad)
+    kept = [i for i, row in enumerate(rows) if row.bad is None]
+    for place, i in enumerate(kept):
+        if place != i:
+            images[place] = images[i]
+    sizes, labels, names, _ = zip(*(rows[i] for i in kept), strict=True)
+    skipped = tuple(f"{row.name}: {row.bad}" for row in rows if row.bad is not None)
+    decoded = Decoded(images[: len(kept)], np.array(sizes, np.int32), np.array(labels, np.int32), names, skipped)
+    return decoded, [i for i, row in enumerate(rows) if row.bad is not None]
+
+
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(rows: Sequence[_Row], class_names: tuple[str, ...], skip_bad: bool) -> None:
+    """Raise a UserError for bad images, or where leaving them out would leave a class without any."""
+    bad = [f"{row.name}: {row.bad}" for row in rows if row.bad is not None]
     if bad and not skip_bad:
-        more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-        listed = "".join(f"\n  {line}" for line in bad[:LISTED])
+        raise UserError(_bad_message(bad, len(rows)))
+    lost = {row.label for row in rows} - {row.label for row in rows if row.bad is None}
+    if lost:
         raise UserError(
-            f"{len(bad)} of {len(source)} images cannot be decoded:{listed}{more}\n"
-            "Mend or remove them, or pass --skip-bad-images."
+            f"class {class_names[min(lost)]}: none of its images can be decoded. {bad[0]}. Mend or remove them."
         )
-    if not bad:
-        return Decoded(filled.images, filled.sizes, labels, tuple(names), ())
-    good = np.array([i for i in range(len(source)) if i not in filled.reasons], np.int64)
-    left = np.bincount(labels[good], minlength=len(source.class_names))
-    if (left == 0).any():
-        empty = source.class_names[int(np.argmin(left))]
-        raise UserError(f"class {empty}: no image can be decoded. First of {len(bad)}: {bad[0]}")
-    kept = tuple(names[i] for i in good)
-    return Decoded(filled.images[good], filled.sizes[good], labels[good], kept, tuple(bad))
 
 
-def item_name(source: Source, i: int) -> str:
-    """The path of an image, or its place in a set that has none."""
-    item = source.read(i)[0]
-    return str(item) if isinstance(item, Path) else f"image {i}"
+def _bad_message(bad: Sequence[str], num_images: int) -> str:
+    listed = "".join(f"\n  {line}" for line in bad[:LISTED])
+    more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    return (
+        f"{len(bad)} of {num_images} images cannot be decoded:{listed}{more}\n"
+        "Mend or remove them, or pass --skip-bad-images."
+    )
 
 
-def _key(source: Source, recipe: Canvas | EvalCrop) -> str:
-    """A name for exactly these pixels: code version, recipe, and each file's path, size and time of change."""
-    digest = hashlib.sha256(repr((CODE_VERSION, recipe)).encode())
-    for part in _fingerprints(source):
-        digest.update(hashlib.sha256(part).digest())
-    return f"{type(recipe).__name__.lower()}-{recipe.size}-{digest.hexdigest()[:24]}"
-
-
-def _fingerprints(source: Source) -> Iterator[bytes]:
+def _key(source: Source, recipe: Recipe) -> str:
+    """A name for exactly these pixels: code and PIL version, recipe, labels, each file's path, size and change."""
+    digest = hashlib.sha256(repr((CODE_VERSION, PIL.__version__, recipe, source.class_names)).encode())
     for i in range(len(source)):
-        item = source.read(i)[0]
-        if isinstance(item, Path):
-            try:
-                stat = item.stat()
-            except OSError:
-                yield f"{item.absolute()} gone".encode(errors="surrogateescape")
-                continue
-            yield f"{item.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape")
-        elif isinstance(item, bytes):
-            yield item
-        else:
-            yield repr(item.shape).encode() + item.tobytes()
+        item, label = source.read(i)
+        digest.update(hashlib.sha256(_fingerprint(item)).digest() + b"%d " % label)
+    return digest.hexdigest()[:24]
 
 
-def _write_cache(folder: Path, source: Source, recipe: Canvas | EvalCrop, progress: Progress | None) -> _Filled:
-    """Decode into a scratch folder and publish it by one rename: a kill leaves no half cache under the real name."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-", ignore_cleanup_errors=True) as scratch:
-        building = Path(scratch) / "cache"
-        building.mkdir()
-        shape = (len(source), recipe.size, recipe.size, 3)
-        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
-        filled = _fill(images, source, recipe, progress)
-        images.flush()
-        np.save(building / "sizes.npy", filled.sizes)
-        (building / "bad.json").write_text(json.dumps(filled.reasons), encoding="utf-8")
-        if filled.reasons:
-            # Not kept: the user mends the files, or what is passed over is listed again.
-            return filled._replace(images=np.array(images))
-        _publish(building, folder)
-    found = _read_cache(folder, len(source), recipe)
-    assert found is not None
-    return found
-
-
-def _publish(building: Path, folder: Path) -> None:
-    """Give a finished cache its name, in place of a corrupt one; another process may have been first."""
-    if folder.exists():
-        folder.rename(Path(tempfile.mkdtemp(dir=building.parent)) / "corrupt")
+def _fingerprint(item: Encoded) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, np.ndarray):
+        return repr((item.shape, item.dtype)).encode() + item.tobytes()
     try:
-        building.rename(folder)
+        stat = item.stat()
     except OSError:
-        if not folder.exists():
-            raise
+        return os.fsencode(item.absolute())
+    return os.fsencode(item.absolute()) + b" %d %d" % (stat.st_size, stat.st_mtime_ns)
 
 
-def _read_cache(folder: Path, num_images: int, recipe: Canvas | EvalCrop) -> _Filled | None:
-    """What an earlier run kept; None where there is nothing or it is damaged."""
+@contextmanager
+def _keeping(cache_dir: Path) -> Iterator[None]:
+    """A mishap in writing becomes a UserError."""
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        sizes = np.load(folder / "sizes.npy")
-    except (OSError, ValueError, EOFError):
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{cache_dir}: the decoded images cannot be kept there ({error.strerror}). "
+            "Make room or pass another --cache-dir."
+        ) from None
+
+
+def _write_cache(
+    cache: Path, shape: tuple[int, ...], source: Source, recipe: Recipe, skip_bad: bool, progress: Progress | None
+) -> None:
+    """Decode into a file of another name, the pixels and then a JSON object, and publish it by one rename."""
+    building = cache.parent / f"{BUILDING}{uuid.uuid4().hex}.npy"
+    try:
+        with _keeping(cache.parent):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            _make_room(cache.parent, int(np.prod(shape)))
+            images = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
+        decoded, bad = _fill(images, source, recipe, skip_bad, progress)
+        about = {**decoded._asdict(), "sizes": decoded.sizes.tolist(), "labels": decoded.labels.tolist(), "bad": bad}
+        del about["images"]
+        with _keeping(cache.parent):
+            images.flush()
+            with building.open("ab") as file:
+                file.write(json.dumps(about).encode())
+            building.replace(cache)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def _make_room(cache_dir: Path, num_bytes: int) -> None:
+    """Remove what killed runs left, and refuse a disk too full: writing to a map of one would kill the process."""
+    for left in cache_dir.glob(f"{BUILDING}*"):
+        if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+            left.unlink(missing_ok=True)
+    free = shutil.disk_usage(cache_dir).free
+    if free < num_bytes:
+        raise OSError(errno.ENOSPC, f"{num_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB free")
+
+
+def _read_cache(cache: Path, shape: tuple[int, ...]) -> tuple[Decoded, list[int]] | None:
+    """What an earlier run kept, and which images were bad; None where there is nothing or it is damaged."""
+    try:
+        images = np.load(cache, mmap_mode="r")
+        if images.shape != shape or images.dtype != np.uint8:
+            return None
+        with cache.open("rb") as file:
+            file.seek(images.offset + images.nbytes)
+            about = json.loads(file.read())
+        sizes, labels = np.array(about["sizes"], np.int32), np.array(about["labels"], np.int32)
+        names, skipped, bad = tuple(about["names"]), tuple(about["skipped"]), about["bad"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None
-    if images.shape != (num_images, recipe.size, recipe.size, 3) or images.dtype != np.uint8:
+    if sizes.shape != (len(names), 2) or labels.shape != (len(names),) or len(names) + len(skipped) != shape[0]:
         return None
-    if sizes.shape != (num_images, 2) or not (sizes > 0).all():
-        return None
-    return _Filled(images, sizes, {})
+    return Decoded(images[: len(names)], sizes, labels, names, skipped), bad

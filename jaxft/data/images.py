@@ -6,18 +6,33 @@ orientation is applied, transparency lies on white, and 16-bit grey is scaled ra
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from jaxtyping import UInt8
 
 Encoded = Path | bytes | np.ndarray
 """An image file, the bytes of one, or uint8 pixels [h, w, 3]."""
 
+# A file may hold another format than its name says; one that PIL hands to another program (EPS) stays shut.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+MAX_PIXELS = 2**30 // 4 // 3  # PIL's own limit, held here because PIL's is a global that anyone can change.
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 WHITE = (255, 255, 255, 255)
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+SIDES_SWAPPED = (5, 6, 7, 8)
 
 
 class BadImageError(ValueError):
@@ -30,26 +45,71 @@ def decode(item: Encoded) -> PIL.Image.Image:
     Raises:
         BadImageError: with the reason.
     """
+    with quiet():
+        return decode_sized(item)[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without PIL's warnings, which are of damage it could repair. Not for worker threads: the filters are global."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        yield
+
+
+def decode_sized(item: Encoded, least: int | None = None) -> tuple[PIL.Image.Image, tuple[int, int]]:
+    """As `decode`, with the photograph's own height and width; for threads, their starter inside `quiet`.
+
+    With `least`, a JPEG may come smaller, with both sides at least that long: its decoder scales for next to nothing.
+
+    Raises:
+        BadImageError: with the reason.
+    """
     if isinstance(item, np.ndarray):
-        return PIL.Image.fromarray(item)
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or not item.size:
+            raise BadImageError(f"{item.dtype} {list(item.shape)} in place of uint8 [h, w, 3]")
+        return PIL.Image.fromarray(item), (item.shape[0], item.shape[1])
     try:
-        with warnings.catch_warnings():
-            # A warning of PIL's is about damage that it could repair, but a picture this large is refused.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                image.load()
-                return to_rgb(PIL.ImageOps.exif_transpose(image))
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-        limit = PIL.Image.MAX_IMAGE_PIXELS or 0
-        raise BadImageError(f"more than {limit:,} pixels: a decompression bomb?") from None
+        with PIL.Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            return _upright(image, least)
+    except PIL.Image.DecompressionBombError:
+        raise BadImageError(f"more than {MAX_PIXELS:,} pixels: a decompression bomb?") from None
     except PIL.UnidentifiedImageError:
-        raise BadImageError("not an image that PIL knows") from None
+        empty = not (item if isinstance(item, bytes) else item.stat().st_size)
+        raise BadImageError("empty file" if empty else "not an image that PIL knows") from None
     except Exception as error:  # PIL's plugins raise whatever their parsing meets: struct.error, SyntaxError, …
-        raise BadImageError(reason(error)) from None
+        raise BadImageError(_reason(error)) from None
 
 
-def reason(error: Exception) -> str:
+def _upright(image: PIL.Image.Image, least: int | None) -> tuple[PIL.Image.Image, tuple[int, int]]:
+    """Load an opened image."""
+    if image.format not in FORMATS:
+        raise BadImageError(f"{image.format} files are not read; save it as JPEG or PNG")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width} × {height} is more than {MAX_PIXELS:,} pixels: a decompression bomb?")
+    if least is not None:
+        image.draft(None, (least, least))
+    reduced = image.size != (width, height)
+    image.load()
+    turn = _orientation(image)
+    rgb = to_rgb(image)
+    if turn in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[turn])
+    if not reduced:
+        return rgb, (rgb.height, rgb.width)
+    return rgb, (width, height) if turn in SIDES_SWAPPED else (height, width)
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it cannot be read, for the pixels are still good."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # As for the pixels: struct.error, SyntaxError, …
+        return 1
+
+
+def _reason(error: Exception) -> str:
     """The error in a few words, without paths (the caller names the file)."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -57,11 +117,15 @@ def reason(error: Exception) -> str:
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any of PIL's modes as RGB."""
+    """Any of PIL's modes as RGB.
+
+    Raises:
+        BadImageError: floating-point pixels.
+    """
     if image.mode in WIDE_MODES:
-        return PIL.Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+        # The high byte, as PIL takes it of 16-bit RGB.
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return PIL.Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise BadImageError("floating-point pixels, whose white is not known; save it as 8 or 16 bit")
     if image.has_transparency_data:
@@ -75,11 +139,9 @@ def pixel_size(item: Encoded) -> tuple[int, int]:
     if isinstance(item, np.ndarray):
         return item.shape[0], item.shape[1]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                return image.height, image.width
-    except Exception:  # As in decode, which is where the file is named.
+        with quiet(), PIL.Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            return image.height, image.width
+    except Exception:  # As in decode_sized, which is where the file is named.
         return 0, 0
 
 

@@ -1,0 +1,67 @@
+"""Who may import whom: data flows one way, and the core runs where only jax, flax and optax are installed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    "errors download config paths resnet head data.images data.sources data.kitchen_shapes data.kitchen data.canvas "
+    "data.load data.augment data.batches optim step parallel build checkpoint loop report run_folder console train"
+).split()
+COMMANDS = {"train"}
+HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
+ALLOWED = {
+    "data.batches": {"grain"},
+    "report": {"matplotlib"},
+    "console": {"rich"},
+    "checkpoint": {"orbax"},
+    "train": {"rich", "tyro", "orbax"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    files = sorted((ROOT / "jaxft").rglob("*.py"))
+    named = {".".join(path.relative_to(ROOT / "jaxft").with_suffix("").parts): path for path in files}
+    return {name: path for name, path in named.items() if not name.endswith("__init__")}
+
+
+def test_every_module_has_its_place():
+    assert sorted(modules()) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_those_before_it(name):
+    ours = {found.removeprefix("jaxft.") for found in imports(modules()[name]) if found.startswith("jaxft.")}
+    later = {found for found in ours & set(ORDER) if ORDER.index(found) >= ORDER.index(name)}
+    assert not later
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_core_imports_nothing_heavy(name):
+    roots = {found.split(".")[0] for found in imports(modules()[name])}
+    assert roots & HEAVY <= ALLOWED.get(name, set())
+    assert name in COMMANDS or not roots & {"convert", "configs"}
+
+
+def test_model_and_step_run_without_the_front_of_the_house():
+    code = (
+        "import sys\n"
+        f"for name in {sorted(HEAVY)!r}: sys.modules[name] = None\n"
+        "import jaxft, jaxft.build, jaxft.step, jaxft.data.augment\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
