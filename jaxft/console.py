@@ -88,7 +88,7 @@ class Display:
         seconds = (time.monotonic() - self.started) / record.epoch * (self.num_epochs - record.epoch)
         return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left"
 
-    def _bar(self, what: str, done: float, total: float, status: str) -> None:
+    def _bar(self, what: str, done: int | float, total: int, status: str) -> None:
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=total, status=status)
         self.progress.update(self.tasks[what], completed=done, status=status)  # pyright: ignore[reportArgumentType]

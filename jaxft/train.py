@@ -21,7 +21,8 @@ from jaxft.build import Run, build
 from jaxft.checkpoint import open_checkpoints, restore_state, save_state
 from jaxft.config import Config, read_config
 from jaxft.console import Display, announce
-from jaxft.data.load import Data, load
+from jaxft.data.batches import check_batch_fits
+from jaxft.data.load import Data, decode_splits, open_splits
 from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.loop import Hooks, NonFiniteLossError, Record, fit
@@ -53,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, arguments = parse(sys.argv[1:] if argv is None else argv)
     config, cache_dir = arguments.config, arguments.cache_dir or cache_folder()
     with Display(Console(soft_wrap=True), config.epochs) as display:
+        # What costs little goes first, so that a mistake is told before anything is fetched or decoded.
+        splits = open_splits(config, cache_dir)
         pretrained = load_pretrained(config.model, cache_dir)
-        data = load(config, cache_dir, display.decoding)
+        check_batch_fits(len(splits.train), config.batch_size)
+        data = decode_splits(splits, config.images, cache_dir, display.decoding)
         run = build(config, data.class_names, pretrained)
         out = open_run_folder(arguments.out, name, resume=arguments.resume)
         describe(out, config, data.class_names)

@@ -1,243 +1,293 @@
+"""Folders as people have them: every layout that is read, and every one that is refused, with the message."""
+
 import os
-import re
+from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from jaxft.data import canvas as canvas_module
-from jaxft.data.canvas import Canvas, EvalCrop, canvas_size, decode_set
-from jaxft.data.sources import ArraySource, FileSource, open_folder
+from jaxft.data.sources import EXTENSIONS, ArraySource, Splits, open_folder
 from jaxft.errors import UserError
 
 
-def save(path, colour=(9, 9, 9), size=(40, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, colour).save(path)
-    return path
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Four cats, four dogs and a note in train; a cat and a dog in val."""
-    for i, name in enumerate("abcd"):
-        for j, kind in enumerate(("cats", "dogs")):
-            save(tmp_path / f"train/{kind}/{name}.png", (60 * i, 100 * j, 7))
-    for kind in ("cats", "dogs"):
-        save(tmp_path / f"val/{kind}/z.jpg")
-    (tmp_path / "train/cats/notes.txt").write_text("words")
-    (tmp_path / "train/.DS_Store").write_text("")
-    return tmp_path
+def numbered(num: int) -> list[str]:
+    return [f"{i:03}.jpg" for i in range(num)]
 
 
-def opened(folder, val_fraction=0.25, seed=0):
+def opened(folder: Path, val_fraction: float = 0.2, seed: int = 0) -> Splits:
     return open_folder(folder, val_fraction=val_fraction, seed=seed)
 
 
-def test_train_and_val(photos):
-    train, test, notes = opened(photos)
-    assert train.class_names == ("cats", "dogs")
-    assert [(path.name, label) for path, label in map(train.read, range(len(train)))] == [
-        (f"{name}.png", label) for label in (0, 1) for name in "abcd"
-    ]
-    assert len(test) == 2
-    assert len(notes) == 1
-    assert re.search("ignored 1 entry .*notes.txt", notes[0])
-
-
-def test_class_folders_alone_are_split_by_class_and_seed(photos):
-    train, test, notes = opened(photos / "train", val_fraction=0.5, seed=1)
-    again = opened(photos / "train", val_fraction=0.5, seed=1)
-    other = opened(photos / "train", val_fraction=0.5, seed=2)
-    assert (train, test) == (again.train, again.test)
-    assert test != other.test
-    items = [source.read(i) for source in (train, test) for i in range(len(source))]
-    assert len(set(items)) == 8
-    assert [label for _, label in test.items] == [0, 0, 1, 1]
-    assert "50% of each class, chosen by the seed" in notes[0]
-    assert len(opened(photos / "train", val_fraction=0.01).test) == 2
-    assert len(opened(photos / "train", val_fraction=0.99).train) == 2
-
-
-def test_train_without_val_is_split(photos):
-    (photos / "val").rename(photos / "other")
-    train, test, _ = opened(photos)
-    assert (len(train), len(test)) == (6, 2)
-
-
-def test_links_are_followed(photos, tmp_path):
-    (photos / "train/birds").symlink_to(photos / "train/cats")
-    (photos / "val/birds").symlink_to(photos / "val/cats")
-    assert opened(photos).train.class_names == ("birds", "cats", "dogs")
-
-
-def test_names_with_spaces_other_letters_and_newlines(tmp_path):
-    for kind in ("hot dog", "не хот-дог"):
-        for name in ("a b.jpg", "new\nline.jpg"):
-            save(tmp_path / kind / name)
-    train, test, _ = opened(tmp_path)
-    assert train.class_names == ("hot dog", "не хот-дог")
-    assert len(decode_set(train, Canvas(32)).labels) + len(test) == 4
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f / "trian", r"trian: no such folder; .* is there. Did you mean .*/train\?"),
-        (lambda f: f / "far/away", "far/away: no such folder"),
-        (lambda f: f / "train/cats/notes.txt", "a file, not a folder"),
-        (lambda f: f / "train/cats", "has no class folders"),
-        (lambda f: f / "empty", "has no class folders"),
-    ],
-)
-def test_folders_that_cannot_be(photos, change, message):
-    (photos / "empty").mkdir()
-    with pytest.raises(UserError, match=message):
-        opened(change(photos))
-
-
-def test_empty_class(photos):
-    (photos / "train/birds").mkdir()
-    with pytest.raises(UserError, match=r"class folder .*/birds has no image in it \(it has nothing\)"):
-        opened(photos)
-    (photos / "train/birds/a.gif").write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"it has \.gif"):
-        opened(photos)
-
-
-def test_nested_classes(photos):
-    save(photos / "all/pets/cats/a.jpg")
-    save(photos / "all/wild/wolf/a.jpg")
-    with pytest.raises(UserError, match="pets holds folders, not images .*pass --data .*pets"):
-        opened(photos / "all")
-
-
-def test_one_class_only(tmp_path):
-    save(tmp_path / "cats/a.jpg")
-    with pytest.raises(UserError, match="has one class only, cats. A classifier needs at least two"):
-        opened(tmp_path)
-
-
-def test_one_image_in_a_class_to_split(photos):
-    save(photos / "train/birds/a.jpg")
-    with pytest.raises(UserError, match="class birds in .* has one image"):
-        opened(photos / "train")
-
-
-def test_different_classes_in_train_and_val(photos):
-    save(photos / "val/birds/a.jpg")
-    with pytest.raises(UserError, match="different classes: birds only in one"):
-        opened(photos)
-
-
-def test_shared_sets_have_the_stated_counts(shared):
-    train, test, notes = open_folder(shared / "data/hymenoptera", val_fraction=0.2, seed=0)
-    assert (len(train), len(test), train.class_names) == (244, 153, ("ants", "bees"))
-    assert "imageNotFound.gif" in notes[0]
-    train, test, notes = open_folder(shared / "data/hotdog", val_fraction=0.2, seed=0)
-    assert (len(train), len(test), notes) == (2000, 800, ())
-
-
-def test_decoded_rows_are_the_sources(photos):
-    train = opened(photos).train
-    decoded = decode_set(train, Canvas(32))
-    assert decoded.images.shape == (8, 32, 32, 3)
-    assert decoded.labels.tolist() == [0] * 4 + [1] * 4
-    np.testing.assert_array_equal(decoded.images[:, 0, 0], [(60 * i, 100 * j, 7) for j in (0, 1) for i in range(4)])
-    np.testing.assert_array_equal(decoded.sizes, [[30, 40]] * 8)
-    assert decoded.names[0].endswith("train/cats/a.png")
-
-
-def test_bad_images_stop_the_run_or_are_skipped_and_listed(photos):
-    (photos / "train/dogs/a.png").write_text("words")
-    (photos / "train/cats/b.png").write_bytes(b"")
-    train = opened(photos).train
-    with pytest.raises(UserError) as caught:
-        decode_set(train, Canvas(32))
-    for line in ("2 of 8 images cannot be decoded", "dogs/a.png: not an image", "cats/b.png", "--skip-bad-images"):
-        assert line in str(caught.value)
-    decoded = decode_set(train, Canvas(32), skip_bad=True)
-    assert decoded.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert [re.sub(".*/", "", line) for line in decoded.skipped] == [
-        "b.png: not an image that PIL knows",
-        "a.png: not an image that PIL knows",
-    ]
-    assert all("b.png" not in name or "dogs" in name for name in decoded.names)
-
-
-def test_a_class_of_bad_images_only(photos):
-    for path in (photos / "train/dogs").iterdir():
-        path.write_text("words")
-    with pytest.raises(UserError, match="class dogs: no image can be decoded"):
-        decode_set(opened(photos).train, Canvas(32), skip_bad=True)
+def items(source) -> list[tuple[Path, int]]:
+    return [source.read(i) for i in range(len(source))]
 
 
 @pytest.fixture
-def decodes(monkeypatch):
-    """The items that were decoded, in any order."""
-    seen = []
-    original = canvas_module.decode
-    monkeypatch.setattr(canvas_module, "decode", lambda item: (seen.append(item), original(item))[1])
-    return seen
+def two_splits(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        for name in ("bees", "ants"):
+            touch(tmp_path / split / name, "b.jpg", "a.png")
+    return tmp_path
 
 
-def test_the_cache_is_used_until_a_file_changes(photos, tmp_path, decodes):
-    cache = tmp_path / "cache"
-    train = opened(photos).train
-    first = decode_set(train, Canvas(32), cache_dir=cache)
-    assert len(decodes) == 8
-    again = decode_set(train, Canvas(32), cache_dir=cache)
-    assert len(decodes) == 8
-    np.testing.assert_array_equal(first.images, again.images)
-    assert isinstance(again.images, np.memmap)
-    decode_set(train, EvalCrop(32, "short"), cache_dir=cache)
-    assert len(decodes) == 16
-    os.utime(photos / "train/cats/a.png", ns=(1, 1))
-    decode_set(train, Canvas(32), cache_dir=cache)
-    assert len(decodes) == 24
+def test_the_extensions_are_torchvisions():
+    assert EXTENSIONS == IMG_EXTENSIONS
 
 
-def test_a_damaged_cache_is_made_again(photos, tmp_path, decodes):
-    cache = tmp_path / "cache"
-    train = opened(photos).train
-    expected = decode_set(train, Canvas(32), cache_dir=cache).images.copy()
-    (file,) = cache.glob("*/images.npy")
-    file.write_bytes(file.read_bytes()[:1000])
-    np.testing.assert_array_equal(decode_set(train, Canvas(32), cache_dir=cache).images, expected)
-    assert len(decodes) == 16
-    decode_set(train, Canvas(32), cache_dir=cache)
-    assert len(decodes) == 16
+@pytest.mark.parametrize("test_name", ["val", "test"])
+def test_train_and_val_folders_agree_with_torchvision(two_splits, test_name):
+    (two_splits / "val").rename(two_splits / test_name)
+    splits = opened(two_splits)
+    for source, split in ((splits.train, "train"), (splits.test, test_name)):
+        # allow_empty and empty files: ImageFolder lists without opening.
+        expected = ImageFolder(str(two_splits / split))
+        assert list(source.class_names) == expected.classes == ["ants", "bees"]
+        assert [(str(path), label) for path, label in items(source)] == expected.samples
+    assert splits.notes == ()
 
 
-def test_a_stop_while_decoding_leaves_no_cache(photos, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
+def test_every_extension_in_any_case_is_an_image_and_the_rest_is_counted_and_named(tmp_path):
+    good = [f"x{ext}" for ext in IMG_EXTENSIONS] + [f"Y{ext.upper()}" for ext in IMG_EXTENSIONS]
+    for split in ("train", "val"):
+        touch(tmp_path / split / "a", *good)
+        touch(tmp_path / split / "b", "1.jpg")
+    touch(tmp_path / "train" / "a", "a.gif", "b.txt", "c.jpg.part", "Thumbs.db", ".hidden.jpg")
+    touch(tmp_path / "train" / ".cache", "1.jpg")
+    splits = opened(tmp_path)
+    assert sorted(path.name for path, label in items(splits.train) if label == 0) == sorted(good)
+    (note,) = splits.notes
+    assert note.startswith("ignored 4 entries that are not an image")
+    folder = tmp_path / "train" / "a"
+    assert note.endswith(f"{folder / 'Thumbs.db'}, {folder / 'a.gif'}, {folder / 'b.txt'}, …")
 
-    def stop(done, total):
-        if done == 3:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        decode_set(opened(photos).train, Canvas(32), cache_dir=cache, progress=stop)
-    assert list(cache.iterdir()) == []
+def test_one_ignored_file_is_named_alone(two_splits):
+    touch(two_splits / "val" / "ants", "a.gif")
+    (note,) = opened(two_splits).notes
+    assert note.startswith("ignored 1 entry that is not")
+    assert note.endswith(f": {two_splits / 'val' / 'ants' / 'a.gif'}")
 
 
-def test_a_cache_that_cannot_be_written(photos, tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match="cannot be kept there .*another --cache-dir"):
-        decode_set(opened(photos).train, Canvas(32), cache_dir=tmp_path / "cache")
+def test_folders_beside_train_and_val_are_noted(two_splits):
+    touch(two_splits / "test" / "ants", "a.jpg")
+    touch(two_splits, "README.txt")
+    assert opened(two_splits).notes == (f"not used in {two_splits}: README.txt, test",)
+
+
+def test_links_to_files_and_folders_are_followed(two_splits, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    touch(elsewhere / "wasps", "w.jpg")
+    for split in ("train", "val"):
+        (two_splits / split / "wasps").symlink_to(elsewhere / "wasps")
+    (two_splits / "train" / "ants" / "link.jpg").symlink_to(elsewhere / "wasps" / "w.jpg")
+    splits = opened(two_splits)
+    assert splits.train.class_names == ("ants", "bees", "wasps")
+    assert len(splits.train) == 6
+    assert len(splits.test) == 5
+
+
+def test_a_pipe_named_like_an_image_is_not_opened(two_splits):
+    os.mkfifo(two_splits / "train" / "ants" / "pipe.jpg")
+    splits = opened(two_splits)
+    assert len(splits.train) == 4
+    assert "ignored 1 entry" in splits.notes[0]
+
+
+def test_names_that_are_not_text_can_be_printed(two_splits):
+    (two_splits / "train" / "ants" / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
+    (note,) = opened(two_splits).notes
+    assert note.encode().decode() == note
+    assert r"caf\udce9.txt" in note
+
+
+@pytest.mark.parametrize("below_train", [False, True])
+def test_class_folders_alone_are_split_within_each_class(tmp_path, below_train):
+    root = tmp_path / "train" if below_train else tmp_path
+    counts = {"a": 10, "b": 25, "c": 2, "d": 3}
+    for name, num in counts.items():
+        touch(root / name, *numbered(num))
+    splits = opened(tmp_path, val_fraction=0.2)
+    test, train = items(splits.test), items(splits.train)
+    # A fifth of each class, and never none: 10 -> 2, 25 -> 5, 2 -> 1, 3 -> 1.
+    assert np.bincount([label for _, label in test]).tolist() == [2, 5, 1, 1]
+    assert np.bincount([label for _, label in train]).tolist() == [8, 20, 1, 2]
+    everything = sorted(path for path, _ in train + test)
+    assert everything == sorted(root / name / file for name, num in counts.items() for file in numbered(num))
+    assert all(path.parent.name == splits.train.class_names[label] for path, label in train + test)
+    assert splits.notes == (f"{root} has no val/ or test/: 20% of each class, chosen by the seed, is the test set",)
+
+
+def test_the_split_is_fixed_by_the_seed(tmp_path):
+    for name in "ab":
+        touch(tmp_path / name, *numbered(40))
+    first = opened(tmp_path, seed=3)
+    assert items(opened(tmp_path, seed=3).test) == items(first.test)
+    assert items(opened(tmp_path, seed=4).test) != items(first.test)
+    # Pinned: an old run's folder must give the old test images.
+    assert [path.name[:3] for path, label in items(first.test) if label == 0] == [
+        "002",
+        "011",
+        "017",
+        "020",
+        "023",
+        "030",
+        "032",
+        "033",
+    ]
+    by_class = [{path.name for path, label in items(first.test) if label == k} for k in (0, 1)]
+    assert by_class[0] != by_class[1]
+
+
+@pytest.mark.parametrize(("val_fraction", "num_test"), [(0.001, 1), (0.999, 3)])
+def test_each_class_keeps_an_image_on_each_side(tmp_path, val_fraction, num_test):
+    for name in "ab":
+        touch(tmp_path / name, *numbered(4))
+    splits = opened(tmp_path, val_fraction=val_fraction)
+    assert (len(splits.test), len(splits.train)) == (2 * num_test, 2 * (4 - num_test))
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train"):
+        touch(tmp_path / name, *numbered(3))
+    assert opened(tmp_path).train.class_names == ("bus", "train")
+
+
+def test_a_class_of_one_image_cannot_be_split(tmp_path):
+    touch(tmp_path / "a", "1.jpg", "2.jpg")
+    touch(tmp_path / "b", "1.jpg")
+    with pytest.raises(UserError, match=r"class b in .* has one image.*Add one"):
+        opened(tmp_path)
+
+
+def test_different_classes_are_named_with_their_side(two_splits):
+    touch(two_splits / "train" / "wasps", "1.jpg")
+    touch(two_splits / "val" / "flies", "1.jpg")
+    with pytest.raises(UserError, match="different classes; only in .*train: wasps; only in .*val: flies. Give both"):
+        opened(two_splits)
+
+
+def test_a_test_split_that_lacks_a_class_is_refused(two_splits):
+    touch(two_splits / "train" / "wasps", "1.jpg")
+    with pytest.raises(UserError, match=r"only in .*train: wasps\. Give both"):
+        opened(two_splits)
+
+
+def test_one_class_only(tmp_path):
+    touch(tmp_path / "ants", *numbered(3))
+    with pytest.raises(UserError, match="one class only, ants. A classifier needs at least two"):
+        opened(tmp_path)
+
+
+def test_an_empty_class_folder_is_named(two_splits):
+    touch(two_splits / "train" / "wasps")
+    with pytest.raises(
+        UserError, match=r"class folder .*wasps has no image in it \(it has nothing\).*remove the folder"
+    ):
+        opened(two_splits)
+    touch(two_splits / "train" / "wasps", "1.gif", "2.gif", "notes")
+    with pytest.raises(UserError, match=r"wasps has no image in it \(it has \.gif, notes\)"):
+        opened(two_splits)
+
+
+def test_nested_class_folders_are_refused_with_a_hint(two_splits):
+    touch(two_splits / "train" / "insects" / "wasps", "1.jpg")
+    with pytest.raises(UserError, match=r"insects holds folders \(wasps\), not images.* or pass --data .*insects"):
+        opened(two_splits)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("photos",)])
+def test_images_without_class_folders(tmp_path, names):
+    for name in names:
+        touch(tmp_path / name, "1.jpg", "2.jpg")
+    folder = tmp_path / names[0]
+    with pytest.raises(UserError, match=rf"{folder} has no class folders. Put the images of each class into a folder"):
+        opened(tmp_path if len(names) == 2 else folder)
+
+
+def test_a_test_set_without_a_training_set(two_splits):
+    (two_splits / "train").rename(two_splits / ".old")
+    with pytest.raises(UserError, match=r"has val/ but no train/.*pass --data .*val to split those"):
+        opened(two_splits)
+
+
+def test_a_missing_folder_names_what_is_there_and_what_is_alike(tmp_path):
+    touch(tmp_path / "hymenoptera" / "train")
+    with pytest.raises(
+        UserError, match=rf"hymenoptra: no such folder; {tmp_path} is there. Did you mean .*/hymenoptera\?"
+    ):
+        opened(tmp_path / "hymenoptra")
+    with pytest.raises(UserError, match=rf"no such folder; {tmp_path} is there. Pass a folder of class folders"):
+        opened(tmp_path / "zzz" / "deeper")
+
+
+def test_a_missing_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--data nowhere: no such folder; \. is there"):
+        opened(Path("nowhere"))
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    touch(tmp_path, "data.zip")
+    with pytest.raises(UserError, match=r"data.zip: a file, not a folder. Pass the folder"):
+        opened(tmp_path / "data.zip")
+
+
+def test_a_folder_that_cannot_be_read(two_splits, monkeypatch):
+    listed = os.scandir
+
+    def locked(folder):
+        if Path(folder).name == "bees":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(UserError, match=r"train/bees: cannot be read \(Permission denied\)"):
+        opened(two_splits)
+
+
+def test_arrays_are_read_back():
+    images = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    source = ArraySource(images, np.array([1, 0], np.int32), ("a", "b"))
+    pixels, label = source.read(0)
+    np.testing.assert_array_equal(pixels, images[0])
+    assert (len(source), label) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    ("sides", "expected"), [((500, 400), 384), ((300, 260), 288), ((100, 90), 224), ((240, 400), 320)]
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), [0, 1], r"images are float32 \[2, 4, 4, 3\]. Pass uint8"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 1], r"images are uint8 \[2, 4, 4\]"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0], "2 images and labels of shape"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [1, 2], "labels lie in 1 to 2, but 2 classes are named"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [-1, 0], "labels lie in -1 to 0"),
+    ],
 )
-def test_canvas_follows_the_short_sides(tmp_path, sides, expected):
-    images = [save(tmp_path / f"c{i}/a.jpg", size=(side + 100, side)) for i, side in enumerate(sides)]
-    assert canvas_size(FileSource(tuple((path, 0) for path in images), ("a", "b")), 224) == expected
+def test_arrays_of_the_wrong_kind_are_refused(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        ArraySource(images, np.array(labels), ("a", "b"))
 
 
-def test_arrays():
-    source = ArraySource(np.full((3, 8, 9, 3), 5, np.uint8), np.array([0, 1, 1]), ("a", "b"))
-    decoded = decode_set(source, Canvas(32))
-    assert decoded.labels.tolist() == [0, 1, 1]
-    assert (decoded.images == 5).all()
-    assert decoded.names == ("image 0", "image 1", "image 2")
+def test_the_tutorials_set(shared):
+    splits = opened(shared / "data" / "hymenoptera")
+    assert (len(splits.train), len(splits.test)) == (244, 153)
+    assert splits.train.class_names == splits.test.class_names == ("ants", "bees")
+    (note,) = splits.notes
+    assert note.startswith("ignored 1 entry")
+    assert note.endswith("train/ants/imageNotFound.gif")
+
+
+def test_the_hot_dogs(shared):
+    splits = opened(shared / "data" / "hotdog")
+    assert splits.train.class_names == ("hotdog", "not-hotdog")
+    assert np.bincount([label for _, label in items(splits.train)]).tolist() == [1000, 1000]
+    assert np.bincount([label for _, label in items(splits.test)]).tolist() == [400, 400]
+    assert splits.notes == ()

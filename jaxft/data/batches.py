@@ -17,6 +17,15 @@ def batch_order(num_images: int, batch_size: int, seed: int) -> Callable[[int], 
     return lambda step: np.asarray(order[step])
 
 
+def check_batch_fits(num_images: int, batch_size: int) -> None:
+    """Raise a UserError where a batch is larger than the training set."""
+    if batch_size > num_images:
+        raise UserError(
+            f"--batch-size {batch_size} is larger than the training set ({num_images} images). "
+            f"Pass --batch-size {num_images} or less."
+        )
+
+
 def train_batches(decoded: Decoded, batch_size: int, seed: int) -> Callable[[int], Batch]:
     """Batch t of a training set of canvases.
 
@@ -24,11 +33,7 @@ def train_batches(decoded: Decoded, batch_size: int, seed: int) -> Callable[[int
         UserError: a batch larger than the set.
     """
     num_images = len(decoded.labels)
-    if batch_size > num_images:
-        raise UserError(
-            f"--batch-size {batch_size} is larger than the training set ({num_images} images). "
-            f"Pass --batch-size {num_images} or less."
-        )
+    check_batch_fits(num_images, batch_size)
     order = batch_order(num_images, batch_size, seed)
     positions = np.arange(batch_size, dtype=np.int32)
 

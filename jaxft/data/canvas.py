@@ -9,16 +9,26 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL
-import PIL.Image
 from jaxtyping import Int32, UInt8
 
-from jaxft.data.images import MAX_PIXELS, BadImageError, Encoded, decode, decode_sized, pixel_size, quiet, to_array
+from jaxft.data.images import (
+    Canvas,
+    EvalCrop,
+    Recipe,
+    decode,
+    eval_crop,
+    fingerprint,
+    pixel_size,
+    quiet,
+    render,
+    to_canvas,
+)
 from jaxft.data.sources import Source, shown
 from jaxft.errors import UserError
 
@@ -38,22 +48,6 @@ ABANDONED_SECONDS = 24 * 3600
 Progress = Callable[[int, int], None]
 
 
-class Canvas(NamedTuple):
-    """For training: the whole photograph squeezed by Lanczos into a square of `size` pixels."""
-
-    size: int
-
-
-class EvalCrop(NamedTuple):
-    """For evaluation: torchvision's Resize, short side or both sides to 256/224 of `size`, and CenterCrop(size)."""
-
-    size: int
-    resize: Literal["short", "squash"]
-
-
-Recipe = Canvas | EvalCrop
-
-
 class Decoded(NamedTuple):
     """A decoded set: pixels, the photographs' upright (height, width), labels, where each came from, what was bad."""
 
@@ -64,36 +58,11 @@ class Decoded(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def to_canvas(image: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The photograph squeezed into a square."""
-    return to_array(image.resize((size, size), PIL.Image.Resampling.LANCZOS))
-
-
-def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{crop.size} {crop.size} 3"]:
-    """torchvision's evaluation transform, bit for bit. Source: torchvision/transforms/functional.py.
-
-    Raises:
-        BadImageError: so long and thin that the resized photograph would fill the memory.
-    """
-    resized = round(crop.size * 256 / 224)
-    width, height = image.size
-    if crop.resize == "squash":
-        width, height = resized, resized
-    elif width <= height:
-        width, height = resized, int(resized * height / width)
-    else:
-        width, height = int(resized * width / height), resized
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{image.width} × {image.height} pixels: too long and thin for a centre crop")
-    image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    top, left = round((height - crop.size) / 2.0), round((width - crop.size) / 2.0)
-    return to_array(image.crop((left, top, left + crop.size, top + crop.size)))
-
-
 def canvas_size(source: Source, image_size: int, largest: int = LARGEST_CANVAS) -> int:
-    """The median short side of the set, up to a multiple of 32; at least image_size, at most image_size / 224 * largest.
+    """The median short side of the set, rounded up to a multiple of 32; at least image_size, at most `largest`.
 
-    Of a large set, 1,000 images spread evenly over it are looked at, and of those the headers alone.
+    `largest` is for 224 pixels and scales with image_size. Of a large set, 1,000 images spread evenly over it are
+    looked at, and of those the headers alone.
     """
     most = round(largest * image_size / 224) // CANVAS_STEP * CANVAS_STEP
     sample = np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int)).tolist()
@@ -124,7 +93,7 @@ def decode_set(
             return _fill(np.empty(shape, np.uint8), source, recipe, skip_bad, progress)[0]
         cache = cache_dir / f"{type(recipe).__name__.lower()}-{recipe.size}-{_key(source, recipe)}.npy"
         found = _read_cache(cache, shape)
-        if found is None or any(_render(source.read(i)[0], recipe)[2] is None for i in found[1]):
+        if found is None or any(render(source.read(i)[0], recipe)[2] is None for i in found[1]):
             _write_cache(cache, shape, source, recipe, skip_bad, progress)
             found = _read_cache(cache, shape)
             assert found is not None
@@ -143,19 +112,6 @@ class _Row(NamedTuple):
     bad: str | None
 
 
-def _render(item: Encoded, recipe: Recipe) -> tuple[np.ndarray | None, tuple[int, int], str | None]:
-    """An image's pixels by the recipe and its height and width, or the reason why there are none."""
-    try:
-        if isinstance(recipe, EvalCrop):
-            image, size = decode_sized(item)
-            return eval_crop(image, recipe), size, None
-        # Half the scaling of a large JPEG may be left to its decoder, the rest to Lanczos: no pixel moves by over 1%.
-        image, size = decode_sized(item, least=2 * recipe.size)
-        return to_canvas(image, recipe.size), size, None
-    except BadImageError as error:
-        return None, (0, 0), str(error)
-
-
 def _fill(
     images: np.ndarray, source: Source, recipe: Recipe, skip_bad: bool, progress: Progress | None
 ) -> tuple[Decoded, list[int]]:
@@ -163,7 +119,7 @@ def _fill(
 
     def one(i: int) -> _Row:
         item, label = source.read(i)
-        pixels, size, bad = _render(item, recipe)
+        pixels, size, bad = render(item, recipe)
         if pixels is not None:
             images[i] = pixels
         return _Row(size, label, shown(item) if isinstance(item, Path) else f"image {i}", bad)
@@ -217,20 +173,8 @@ def _key(source: Source, recipe: Recipe) -> str:
     digest = hashlib.sha256(repr((CODE_VERSION, PIL.__version__, recipe, source.class_names)).encode())
     for i in range(len(source)):
         item, label = source.read(i)
-        digest.update(hashlib.sha256(_fingerprint(item)).digest() + b"%d " % label)
+        digest.update(hashlib.sha256(fingerprint(item)).digest() + b"%d " % label)
     return digest.hexdigest()[:24]
-
-
-def _fingerprint(item: Encoded) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, np.ndarray):
-        return repr((item.shape, item.dtype)).encode() + item.tobytes()
-    try:
-        stat = item.stat()
-    except OSError:
-        return os.fsencode(item.absolute())
-    return os.fsencode(item.absolute()) + b" %d %d" % (stat.st_size, stat.st_mtime_ns)
 
 
 @contextmanager
@@ -264,7 +208,8 @@ def _write_cache(
                 file.write(json.dumps(about).encode())
             building.replace(cache)
     finally:
-        building.unlink(missing_ok=True)
+        with suppress(OSError):
+            building.unlink()
 
 
 def _make_room(cache_dir: Path, num_bytes: int) -> None:

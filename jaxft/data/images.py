@@ -1,14 +1,16 @@
-"""From an image file to upright RGB, and what of PIL's world is refused.
+"""One image: from a file to upright RGB, and on to a training canvas or an evaluation crop.
 
 We part from torchvision's loader (`Image.convert("RGB")`) in three places, each for what a viewer shows: EXIF
 orientation is applied, transparency lies on white, and 16-bit grey is scaled rather than clipped.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -33,6 +35,22 @@ UPRIGHT = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 SIDES_SWAPPED = (5, 6, 7, 8)
+
+
+class Canvas(NamedTuple):
+    """For training: the whole photograph squeezed by Lanczos into a square of `size` pixels."""
+
+    size: int
+
+
+class EvalCrop(NamedTuple):
+    """For evaluation: torchvision's Resize, short side or both sides to 256/224 of `size`, and CenterCrop(size)."""
+
+    size: int
+    resize: Literal["short", "squash"]
+
+
+Recipe = Canvas | EvalCrop
 
 
 class BadImageError(ValueError):
@@ -148,3 +166,55 @@ def pixel_size(item: Encoded) -> tuple[int, int]:
 def to_array(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an RGB image."""
     return np.asarray(image, np.uint8)
+
+
+def to_canvas(image: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The photograph squeezed into a square."""
+    return to_array(image.resize((size, size), PIL.Image.Resampling.LANCZOS))
+
+
+def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{crop.size} {crop.size} 3"]:
+    """torchvision's evaluation transform, bit for bit. Source: torchvision/transforms/functional.py.
+
+    Raises:
+        BadImageError: so long and thin that the resized photograph would fill the memory.
+    """
+    resized = round(crop.size * 256 / 224)
+    width, height = image.size
+    if crop.resize == "squash":
+        width, height = resized, resized
+    elif width <= height:
+        width, height = resized, int(resized * height / width)
+    else:
+        width, height = int(resized * width / height), resized
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{image.width} × {image.height} pixels: too long and thin for a centre crop")
+    image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    top, left = round((height - crop.size) / 2.0), round((width - crop.size) / 2.0)
+    return to_array(image.crop((left, top, left + crop.size, top + crop.size)))
+
+
+def render(item: Encoded, recipe: Recipe) -> tuple[np.ndarray | None, tuple[int, int], str | None]:
+    """An image's pixels by the recipe and its height and width, or the reason why there are none."""
+    try:
+        if isinstance(recipe, EvalCrop):
+            image, size = decode_sized(item)
+            return eval_crop(image, recipe), size, None
+        # A large JPEG's decoder may do half of the scaling, for next to nothing; Lanczos does the rest.
+        image, size = decode_sized(item, least=2 * recipe.size)
+        return to_canvas(image, recipe.size), size, None
+    except BadImageError as error:
+        return None, (0, 0), str(error)
+
+
+def fingerprint(item: Encoded) -> bytes:
+    """What changes when the image does: a file's path, size and time of change, or all that is in memory."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, np.ndarray):
+        return repr((item.shape, item.dtype)).encode() + item.tobytes()
+    try:
+        stat = item.stat()
+    except OSError:
+        return os.fsencode(item.absolute())
+    return os.fsencode(item.absolute()) + b" %d %d" % (stat.st_size, stat.st_mtime_ns)

@@ -24,26 +24,26 @@ class Shape(NamedTuple):
     colour: Colour
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 1.0) -> Points:
+def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 1.0) -> Float[np.ndarray, "_ 2"]:
     """Part of an ellipse, in turns from the right, clockwise on the screen."""
     angle = 2 * np.pi * np.linspace(start, end, 40)
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)
 
 
-def blob(rng: Rng, rx: float, ry: float, wobble: float) -> Points:
+def blob(rng: Rng, rx: float, ry: float, wobble: float) -> Float[np.ndarray, "_ 2"]:
     """A wobbly ellipse."""
     angle = 2 * np.pi * np.linspace(0, 1, 60)
     radius = 1 + sum(wobble / k * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5))
     return np.stack([rx * radius * np.cos(angle), ry * radius * np.sin(angle)], 1)
 
 
-def spine(length: float, bend: float, num: int = 40) -> Points:
+def spine(length: float, bend: float, num: int = 40) -> Float[np.ndarray, "_ 2"]:
     """A line along x of that length, bent into a parabola."""
     t = np.linspace(-0.5, 0.5, num)
     return np.stack([length * t, bend * (4 * t**2 - 0.5)], 1)
 
 
-def stroke(line: Points, radius: float | Float[np.ndarray, " n"]) -> Points:
+def stroke(line: Points, radius: float | Float[np.ndarray, " n"]) -> Float[np.ndarray, "_ 2"]:
     """A line of that half width, with round ends."""
     tangent = np.gradient(line, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
@@ -55,19 +55,19 @@ def stroke(line: Points, radius: float | Float[np.ndarray, " n"]) -> Points:
     return np.concatenate([line + radii * normal, end, (line - radii * normal)[::-1], start])
 
 
-def ring(x: float, y: float, outer: float, inner: float) -> Points:
+def ring(x: float, y: float, outer: float, inner: float) -> Float[np.ndarray, "_ 2"]:
     """A disc with a hole, cut open along a hair's breadth."""
     return np.concatenate([ellipse(x, y, outer, outer), ellipse(x, y, inner, inner)[::-1]])
 
 
-def zigzag(line: Points, amplitude: float, waves: float) -> Points:
+def zigzag(line: Points, amplitude: float, waves: float) -> Float[np.ndarray, "_ 2"]:
     """A line with waves across it."""
     t = np.linspace(0, 1, 120)
     along = np.stack([np.interp(t, np.linspace(0, 1, len(line)), line[:, axis]) for axis in (0, 1)], 1)
     return along + np.stack([np.zeros_like(t), amplitude * np.sin(2 * np.pi * waves * t)], 1)
 
 
-def scatter(rng: Rng, num: int, radius: float) -> Points:
+def scatter(rng: Rng, num: int, radius: float) -> Float[np.ndarray, "_ 2"]:
     """Points in a disc."""
     angle, distance = rng.uniform(0, 2 * np.pi, num), radius * np.sqrt(rng.uniform(0, 1, num))
     return np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
@@ -183,7 +183,7 @@ def pizza(rng: Rng) -> list[Shape]:
     ]
 
 
-def smooth(knots: Points, per_knot: int = 12) -> Points:
+def smooth(knots: Points, per_knot: int = 12) -> Float[np.ndarray, "_ 2"]:
     """A Catmull-Rom spline through the knots."""
     before, start, end, after = (np.pad(knots, ((1, 1), (0, 0)), "edge")[i : i + len(knots) - 1] for i in range(4))
     t = np.linspace(0, 1, per_knot, endpoint=False)[None, :, None]

@@ -4,14 +4,15 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from jaxft.config import Config
+from jaxft.config import Config, ImageConfig
 from jaxft.data import kitchen
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
-from jaxft.data.sources import ArraySource, Splits, open_folder
+from jaxft.data.sources import ArraySource, Source, Splits, open_folder
 from jaxft.download import fetch
 from jaxft.errors import UserError
 
@@ -42,31 +43,24 @@ def open_splits(config: Config, cache_dir: Path) -> Splits:
     return open_folder(folder, val_fraction=config.images.val_fraction, seed=config.seed)
 
 
-def load(config: Config, cache_dir: Path, progress: Callable[[str, int, int], None]) -> Data:
-    """Open and decode a data set; `progress(what, done, total)` is called as images are decoded.
+def decode_splits(
+    splits: Splits, config: ImageConfig, cache_dir: Path, progress: Callable[[str, int, int], None]
+) -> Data:
+    """Decode both splits; `progress(what, done, total)` is called as it goes.
 
     Raises:
-        UserError: as `open_splits` and `decode_set`.
+        UserError: as `decode_set`.
     """
-    splits = open_splits(config, cache_dir)
-    images = config.images
-    side = images.canvas or canvas_size(splits.train, images.image_size)
-    # Arrays are there already: decoding them costs less than a cache would.
-    cache = None if isinstance(splits.train, ArraySource) else cache_dir / "decoded"
-    decoded = {
-        what: decode_set(
-            source,
-            recipe,
-            cache_dir=cache,
-            skip_bad=images.skip_bad_images,
-            progress=lambda done, total, what=what: progress(f"decoding {what} images", done, total),
-        )
-        for what, source, recipe in (
-            ("training", splits.train, Canvas(side)),
-            ("test", splits.test, EvalCrop(images.image_size, images.eval_resize)),
-        )
-    }
-    train, test = decoded["training"], decoded["test"]
+    side = config.canvas or canvas_size(splits.train, config.image_size)
+
+    def decode(what: str, source: Source, recipe: Canvas | EvalCrop) -> Decoded:
+        # Arrays are there already: to decode them costs less than a cache would.
+        cache = None if isinstance(source, ArraySource) else cache_dir / "decoded"
+        tell = partial(progress, f"decoding {what} images")
+        return decode_set(source, recipe, cache_dir=cache, skip_bad=config.skip_bad_images, progress=tell)
+
+    train = decode("training", splits.train, Canvas(side))
+    test = decode("test", splits.test, EvalCrop(config.image_size, config.eval_resize))
     skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
     return Data(train, test, splits.train.class_names, (*splits.notes, *skipped))
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ TEST_NAMES = ("val", "test")
 NAMED = 3
 
 
+@runtime_checkable
 class Source(Protocol):
     """A set of labelled images."""
 
