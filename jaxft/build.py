@@ -12,7 +12,7 @@ from jaxft.data.augment import Batch, EvalBatch
 from jaxft.errors import UserError
 from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
-from jaxft.parallel import check_batch_size, local_devices, over_devices, put_batch, put_replicated
+from jaxft.parallel import Devices, check_batch_size, local_devices, over_devices, put_batch, put_replicated
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
 from jaxft.step import AXIS, EvalSums, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     eval_step: Callable[[TrainState, EvalBatch], EvalSums]
     put: Callable[[Any], Any]
     key: Key[Array, ""]
-    devices: Sequence[jax.Device]
+    devices: Devices
 
 
 def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | None) -> Run:

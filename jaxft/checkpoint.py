@@ -27,4 +27,4 @@ def restore_state(manager: ocp.CheckpointManager, like: TrainState) -> TrainStat
     if step is None:
         return None
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return manager.restore(step, args=ocp.args.StandardRestore(template))
+    return TrainState._make(manager.restore(step, args=ocp.args.StandardRestore(template)))

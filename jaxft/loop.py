@@ -90,9 +90,9 @@ def evaluate(run: Run, state: TrainState, test: Decoded, batch_size: int, step: 
     """Loss and accuracy over every image of the test set, each counted once."""
     started = time.perf_counter()
     sums = [run.eval_step(state, run.put(batch)) for batch in eval_batches(test, batch_size)]
-    loss, correct, count = np.asarray(jax.device_get(sums), np.float64).sum(0)
-    rate = count / (time.perf_counter() - started)
-    return Record(step, epoch, "test", float(loss / count), float(correct / count), float(rate))
+    loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
+    rate = images / (time.perf_counter() - started)
+    return Record(step, epoch, "test", float(loss / images), float(correct / images), float(rate))
 
 
 def _window_record(window: list[Metrics], step: int, epoch: float, batch_size: int, started: float) -> Record:

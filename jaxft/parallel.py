@@ -13,9 +13,11 @@ from jaxft.errors import UserError
 from jaxft.step import AXIS
 
 Mode = Literal["jit", "pmap"]
+Devices = Sequence[Any]
+"""Of jax.Device, which jax declares as a variable: no type to a checker."""
 
 
-def local_devices(count: int | None = None) -> list[jax.Device]:
+def local_devices(count: int | None = None) -> Devices:
     """The first `count` local devices; all when None.
 
     Raises:
@@ -35,7 +37,7 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         raise UserError(f"--batch-size {batch_size} does not split over {num_devices} devices. Pass {nearest}.")
 
 
-def over_devices(step: Callable, devices: Sequence[jax.Device], mode: Mode, *, donate: bool) -> Callable:
+def over_devices(step: Callable, devices: Devices, mode: Mode, *, donate: bool) -> Callable:
     """Compile a step `(replicated, split batch, ...replicated) -> replicated` for these devices.
 
     Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
@@ -53,19 +55,19 @@ def over_devices(step: Callable, devices: Sequence[jax.Device], mode: Mode, *, d
     return jax.jit(mapped, donate_argnums=donated)
 
 
-def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+def mesh_of(devices: Devices) -> Mesh:
     """The devices in one row, along the axis "data"."""
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def put_batch(batch: Any, devices: Sequence[jax.Device], mode: Mode) -> Any:
+def put_batch(batch: Any, devices: Devices, mode: Mode) -> Any:
     """Arrays of [b, ...] on the host to the devices, b/devices each; returns before the copy is done."""
     if mode == "pmap":
         batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
     return jax.device_put(batch, NamedSharding(mesh_of(devices), P(AXIS)))
 
 
-def put_replicated(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
     placed = jax.device_put(tree, NamedSharding(mesh_of(devices), P()))
     return jax.tree.map(lambda x: x.copy(), placed)

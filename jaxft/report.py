@@ -6,16 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft import __version__
 from jaxft.loop import Record
+from jaxft.parallel import Devices
 
 
-def summarise(records: Sequence[Record], wall_seconds: float, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def summarise(records: Sequence[Record], wall_seconds: float, devices: Devices) -> dict[str, Any]:
     """Final and best test accuracy, speed, and where it ran: the content of summary.json."""
     tests = [record for record in records if record.split == "test"]
     # The first window holds the compilation.

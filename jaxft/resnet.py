@@ -183,7 +183,7 @@ class ResNet(nn.Module):
         x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
         x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
         # Flax pads a max-pool with -inf, as torch does.
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         x = self._end_of("stem", x)
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
             for j in range(num_blocks):

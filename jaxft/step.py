@@ -35,7 +35,7 @@ class EvalSums(NamedTuple):
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
-    count: Float[Array, ""]
+    images: Float[Array, ""]
 
 
 def cross_entropies(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -71,7 +71,7 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
 
     def eval_step(state: TrainState, batch: EvalBatch) -> EvalSums:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits = model.apply(variables, normalise(batch.images), train=False)
+        logits: Any = model.apply(variables, normalise(batch.images), train=False)
         correct = (logits.argmax(-1) == batch.labels).astype(jnp.float32)
         losses = cross_entropies(logits, batch.labels)
         sums = EvalSums((losses * batch.weights).sum(), (correct * batch.weights).sum(), batch.weights.sum())

@@ -72,7 +72,7 @@ def test_evaluation_leaves_out_what_only_fills_the_batch(parallel, devices):
     pixels = (images[:11] / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     logits = np.asarray(run.model.apply(variables, jnp.asarray(pixels, jnp.float32), train=False), np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    assert sums.count == 11
+    assert sums.images == 11
     assert sums.correct == (logits.argmax(1) == batch.labels[:11]).sum()
     np.testing.assert_allclose(sums.loss, -log_probs[np.arange(11), batch.labels[:11]].sum(), rtol=1e-4)
 

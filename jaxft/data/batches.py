@@ -39,7 +39,7 @@ def train_batches(decoded: Decoded, batch_size: int, seed: int) -> Callable[[int
 
     def batch(step: int) -> Batch:
         rows = order(step)
-        return Batch(decoded.images[rows], decoded.sizes[rows], decoded.labels[rows], positions)
+        return Batch._make((decoded.images[rows], decoded.sizes[rows], decoded.labels[rows], positions))
 
     return batch
 
@@ -51,7 +51,7 @@ def eval_batches(decoded: Decoded, batch_size: int) -> Iterator[EvalBatch]:
         rows = np.arange(start, start + batch_size)
         weights = (rows < num_images).astype(np.float32)
         rows = np.minimum(rows, num_images - 1)
-        yield EvalBatch(decoded.images[rows], decoded.labels[rows], weights)
+        yield EvalBatch._make((decoded.images[rows], decoded.labels[rows], weights))
 
 
 def epoch_ends(num_images: int, batch_size: int, num_epochs: int) -> list[int]:

@@ -187,7 +187,7 @@ def scrap(draw: PIL.ImageDraw.ImageDraw, rng: Rng, big: int, ink: Colour, small:
     if kind == 0:
         points = centre + size * rng.uniform(-1, 1, (3, 2))
     elif kind == 1:
-        points = ellipse(*centre, size, size * rng.uniform(0.5, 1))
+        points = ellipse(centre[0], centre[1], size, size * rng.uniform(0.5, 1))
     else:
         points = stroke(np.linspace(centre, centre + size * rng.uniform(-2, 2, 2), 6), size * 0.3)
     outline = to_pixels(points, big)

@@ -84,8 +84,8 @@ def fetch_zip(url: str, folder: Path) -> Path:
         archive = fetch(
             parts._replace(fragment="").geturl(),
             folder / name,
-            sha1=sums.get("sha1"),
-            sha256=sums.get("sha256"),
+            sha1=sums.get("sha1", ""),
+            sha256=sums.get("sha256", ""),
             hint="Or unpack a copy and pass its folder with --data FOLDER.",
         )
         unpack(archive, target)
