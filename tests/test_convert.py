@@ -21,6 +21,8 @@ from convert.__main__ import main as convert_main
 from convert.names import to_flax, to_torch
 from convert.torchvision import to_state_dict, to_variables
 from convert.weights import TORCHVISION_FILES, load_weights, save_weights
+from jaxft.data.augment import normalise
+from jaxft.data.canvas import EvalCrop, decode, eval_crop
 from jaxft.download import fetch
 from jaxft.errors import UserError
 from jaxft.paths import by_name
@@ -304,3 +306,18 @@ def test_real_weights(shared, name, arch):
     for key, array in state.items():
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(back[key], array.astype(np.float32), err_msg=key)
+
+
+def test_real_photographs_through_real_weights(shared):
+    state = load_weights(str(shared / "weights/resnet18-rebuilt.pth"), "resnet18").state_dict
+    model = torchvision.models.resnet18().eval()
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in state.items()})
+    paths = sorted((shared / "data/hymenoptera/val/bees").iterdir())[:4]
+    crops = np.stack([eval_crop(decode(path), EvalCrop(224, "short")) for path in paths])
+    images = normalise(jnp.asarray(crops))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(np.array(images).transpose(0, 3, 1, 2))).numpy()
+    flax_model = make_resnet("resnet18")
+    with jax.default_matmul_precision("highest"):
+        logits = flax_model.apply(to_variables(state, flax_model), images, train=False)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)

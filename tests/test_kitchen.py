@@ -37,16 +37,16 @@ def test_every_thing_fills_its_frame_sensibly(thing):
 def test_target_is_balanced_and_small(target):
     images, labels, class_names = target["train"]
     assert class_names == TARGET_CLASSES
-    assert np.bincount(labels).tolist() == [75, 75]
+    assert np.bincount(labels).tolist() == [100, 100]
     assert np.bincount(target["test"][1]).tolist() == [200, 200]
-    assert images.shape == (150, 80, 80, 3)
+    assert images.shape == (200, 80, 80, 3)
     assert images.dtype == np.uint8
 
 
 def test_no_test_picture_is_trained_on(target):
     train, test = ({image.tobytes() for image in target[split][0]} for split in ("train", "test"))
     assert not train & test
-    assert (len(train), len(test)) == (150, 400)
+    assert (len(train), len(test)) == (200, 400)
 
 
 def test_source_is_balanced():

@@ -29,7 +29,8 @@ NOT_HOT_DOGS = tuple(sorted(set(THINGS) - {"hot_dog"}))
 SIZE = 80
 SUPERSAMPLING = 2
 SOURCE_PER_CLASS = {"train": 400, "test": 50}
-TARGET_PER_CLASS = {"train": 75, "test": 200}
+TARGET_PER_CLASS = {"train": 100, "test": 200}
+LOUDEST_NOISE = {"photo": 14, "poster": 11}
 SEED_OF = {"photo": 1, "poster": 2, "train": 3, "test": 4}
 
 
@@ -59,7 +60,7 @@ def render(name: str, style: Style, seed: int, size: int = SIZE) -> UInt8[np.nda
     big = size * SUPERSAMPLING
     image = (photo if style == "photo" else poster)(name, rng, big)
     pixels = np.asarray(image.resize((size, size), PIL.Image.Resampling.BOX), np.float32)
-    noise = rng.normal(0, rng.uniform(2, 14), pixels.shape)
+    noise = rng.normal(0, rng.uniform(2, LOUDEST_NOISE[style]), pixels.shape)
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
@@ -93,11 +94,11 @@ def poster(name: str, rng: Rng, big: int) -> PIL.Image.Image:
     image = PIL.Image.new("RGB", (big, big), paper)
     draw = PIL.ImageDraw.Draw(image)
     printed(draw, rng, big)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(0, 3)):
         scrap(draw, rng, big, ink)
-    turn = odd_hue(rng, 0.1)
+    turn = odd_hue(rng, 0.06)
     width = int(rng.integers(1, 4))
-    for shape in pose(THINGS[name](rng), rng, 0.6, 0.9):
+    for shape in pose(THINGS[name](rng), rng, 0.68, 0.92):
         outline = to_pixels(shape.points, big)
         draw.polygon(outline, fill=turned(shape.colour, turn))
         draw.line([*outline, outline[0]], fill=ink, width=width, joint="curve")
