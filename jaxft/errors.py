@@ -7,6 +7,7 @@ from typing import NoReturn
 EXIT_MISTAKE = 2
 EXIT_NONFINITE = 3
 EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
@@ -20,4 +21,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted before training: nothing was saved", file=sys.stderr)
+        status = EXIT_INTERRUPTED
     sys.exit(status)

@@ -5,6 +5,10 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import http.server
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,3 +31,36 @@ def shared() -> Path:
     if not folder:
         pytest.skip("JAXFT_SHARED is not set: it names a folder with real photographs (data/) and weights (weights/)")
     return Path(folder)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and notes what was asked for; /short promises more than it sends."""
+
+    def __init__(self, *args, requests: list[str], **kwargs):
+        self.requests = requests
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        if self.path != "/short":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"x" * 10)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[tuple[str, Path, list[str]]]:
+    """A server on this machine: its address, the folder that it serves, and the paths that it was asked for."""
+    folder, requests = tmp_path / "served", []
+    folder.mkdir()
+    handler = partial(Handler, directory=str(folder), requests=requests)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}", folder, requests
+        httpd.shutdown()

@@ -1,10 +1,7 @@
 import hashlib
-import http.server
 import io
 import pickle
 import sys
-import threading
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -214,36 +211,8 @@ def test_nothing_there(tmp_path):
         load_weights(str(tmp_path / "list.pth"), "resnet18")
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    requests: list[str] = []  # noqa: RUF012 (one list for the server's life)
-
-    def do_GET(self):
-        self.requests.append(self.path)
-        if self.path == "/short":
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"x" * 10)
-            return
-        super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "served"
-    folder.mkdir()
-    Handler.requests = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
-        httpd.shutdown()
-
-
 def test_torchvisions_file_is_fetched_once_and_checked(tmp_path, server, monkeypatch, resnet18_state):
-    url, folder = server
+    url, folder, requests = server
     content = io.BytesIO()
     torch.save({key: torch.from_numpy(array) for key, array in resnet18_state.items()}, content)
     name = f"resnet18-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
@@ -253,7 +222,7 @@ def test_torchvisions_file_is_fetched_once_and_checked(tmp_path, server, monkeyp
     for _ in range(2):
         weights = load_weights("torchvision", "resnet18", tmp_path / "cache")
         np.testing.assert_array_equal(weights.state_dict["fc.weight"], resnet18_state["fc.weight"])
-    assert Handler.requests == [f"/{name}"]
+    assert requests == [f"/{name}"]
 
     (folder / TORCHVISION_FILES["resnet34"]).write_bytes(b"another file")
     with pytest.raises(UserError, match=r"its sha256 is .*, not b627a593. The file is damaged or another one"):
@@ -262,7 +231,7 @@ def test_torchvisions_file_is_fetched_once_and_checked(tmp_path, server, monkeyp
 
 
 def test_hub_repositories_need_no_torch(tmp_path, server, monkeypatch, resnet18_state):
-    url, folder = server
+    url, folder, _ = server
     served = folder / "timm/resnet18.tv_in1k/resolve/main"
     served.mkdir(parents=True)
     save_file(resnet18_state, served / "model.safetensors")
@@ -278,7 +247,7 @@ def test_hub_repositories_need_no_torch(tmp_path, server, monkeypatch, resnet18_
 
 
 def test_failed_downloads_leave_nothing_and_say_what_to_do(tmp_path, server):
-    url, _ = server
+    url, _, _ = server
     for path, message in (("/gone", "the server answered 404"), ("/short", "the transfer stopped 990 bytes short")):
         with pytest.raises(UserError, match=rf"{message}.*put it at .*/f.pth. Or pass --weights"):
             fetch(url + path, tmp_path / "cache/f.pth", hint="Or pass --weights f.pth.")
