@@ -91,7 +91,7 @@ class Display:
     def _bar(self, what: str, done: int | float, total: int, status: str) -> None:
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=total, status=status)
-        self.progress.update(self.tasks[what], completed=done, status=status)  # pyright: ignore[reportArgumentType]
+        self.progress.update(self.tasks[what], completed=done, status=status, visible=done < total)  # pyright: ignore[reportArgumentType]
 
 
 def parameter_table(counts: Mapping[str, int], config: OptimConfig) -> Table:
