@@ -2,16 +2,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parallel import random_batch
 
 from jaxft.build import Pretrained, build
 from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.data.augment import Batch
 from jaxft.head import imagenet_classes
 from jaxft.paths import by_name
 from jaxft.resnet import make_resnet
 
 WIDTH = 16
 CLASSES = ("ants", "bees", "rest")
+
+
+def random_batch() -> Batch:
+    rng = np.random.default_rng(0)
+    return Batch(
+        rng.integers(0, 256, (16, 72, 72, 3), dtype=np.uint8),
+        rng.integers(30, 90, (16, 2)).astype(np.int32),
+        rng.integers(0, 3, 16).astype(np.int32),
+        np.arange(16, dtype=np.int32),
+    )
 
 
 def pretrained(num_classes: int = 12) -> Pretrained:
@@ -32,7 +42,7 @@ def frozen_run(freeze: str, **model):
 
 def flops(freeze: str) -> float:
     run = frozen_run(freeze)
-    lowered = run.train_step.lower(run.state, run.put(random_batch(0)), run.key)
+    lowered = run.train_step.lower(run.state, run.put(random_batch()), run.key)
     return lowered.compile().cost_analysis()["flops"]
 
 
@@ -47,7 +57,7 @@ def test_a_frozen_body_costs_a_forward_pass_only():
 def test_what_is_frozen_does_not_move_at_all(freeze):
     run = frozen_run(freeze)
     before = jax.device_get((run.state.params, run.state.batch_stats))
-    state, _ = run.train_step(run.state, run.put(random_batch(0)), run.key)
+    state, _ = run.train_step(run.state, run.put(random_batch()), run.key)
     after = (state.params, state.batch_stats)
     stages = ("conv1", "bn1", "layer1", "layer2", *(("layer3", "layer4") if freeze == "backbone" else ()))
     for ours, theirs in zip(before, after, strict=True):
