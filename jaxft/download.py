@@ -28,17 +28,26 @@ def fetch(url: str, target: Path, *, sha256: str = "", sha1: str = "", hint: str
         UserError: no network, no such file, a broken transfer or a wrong checksum; it says what to fetch, where to put
             it, and ends with `hint`.
     """
+    expected = {name: digest.lower() for name, digest in (("sha256", sha256), ("sha1", sha1)) if digest}
     if target.exists():
+        # It may have been put there by hand.
+        for name, digest in expected.items():
+            with target.open("rb") as file:
+                found = hashlib.file_digest(file, name).hexdigest()
+            if not found.startswith(digest):
+                raise UserError(
+                    f"{target}: its {name} is {found}, not {digest}. Delete it and run again. {hint}".rstrip()
+                )
         return target
     scratch = target.with_name(f".{target.name}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             digests = download(url, file)
-        for name, expected in (("sha256", sha256), ("sha1", sha1)):
-            if not digests[name].startswith(expected.lower()):
+        for name, digest in expected.items():
+            if not digests[name].startswith(digest):
                 raise UserError(
-                    f"{url}: its {name} is {digests[name]}, not {expected}. The file is damaged or another one; it was "
+                    f"{url}: its {name} is {digests[name]}, not {digest}. The file is damaged or another one; it was "
                     f"not kept. {hint}".rstrip()
                 )
         scratch.replace(target)
@@ -80,5 +89,5 @@ def explain(error: OSError | HTTPException) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
+        return getattr(error.reason, "strerror", None) or str(error.reason)
     return str(error) or type(error).__name__

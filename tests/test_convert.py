@@ -229,6 +229,10 @@ def test_torchvisions_file_is_fetched_once_and_checked(tmp_path, server, monkeyp
         load_weights("torchvision", "resnet34", tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache/weights").iterdir()] == [name]
 
+    (tmp_path / "cache/weights" / name).write_bytes(b"put there by hand")
+    with pytest.raises(UserError, match=rf"{name}: its sha256 is .*Delete it and run again"):
+        load_weights("torchvision", "resnet18", tmp_path / "cache")
+
 
 def test_hub_repositories_need_no_torch(tmp_path, server, monkeypatch, resnet18_state):
     url, folder, _ = server
