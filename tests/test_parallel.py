@@ -56,7 +56,7 @@ def test_jit_and_pmap_on_1_and_8_devices_are_one_run(reference, parallel, device
     losses, state = train(small_run(parallel, devices))
     np.testing.assert_allclose(losses, reference[0], rtol=0, atol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(reference[1]), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4)
 
 
 def test_unsynchronised_batch_norm_is_another_run(reference):
