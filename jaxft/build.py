@@ -1,6 +1,7 @@
 """From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jaxft.config import Config, ModelConfig
-from jaxft.data.augment import Batch, EvalBatch
+from jaxft.data.augment import Batch, EvalBatch, augment
 from jaxft.errors import UserError
 from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
@@ -66,7 +67,10 @@ def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | N
         head_rows=head_rows,
         state=put_replicated(state, devices),
         train_step=over_devices(
-            make_train_step(model, tx, config.images.image_size), devices, config.parallel, donate=True
+            make_train_step(model, tx, partial(augment, image_size=config.images.image_size)),
+            devices,
+            config.parallel,
+            donate=True,
         ),
         eval_step=over_devices(make_eval_step(model), devices, config.parallel, donate=False),
         put=lambda batch: put_batch(batch, devices, config.parallel),

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+EXIT_DIFFERS = 1
 EXIT_MISTAKE = 2
 EXIT_NONFINITE = 3
 EXIT_STOPPED = 75

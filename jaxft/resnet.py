@@ -61,10 +61,16 @@ def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype:
     )
 
 
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The stem's 3x3 max-pool of stride 2; padded with -inf, as torch's."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation with torch's running statistics: momentum 0.1, unbiased running variance n/(n-1).
 
-    Statistics are float32 whatever `dtype` is. With `axis_name`, they are those of the global batch.
+    Statistics are float32 whatever `dtype` is (float64 for float64). With `axis_name`, they are those of the global
+    batch.
     """
 
     axis_name: str | None = None
@@ -89,19 +95,24 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         gain = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
         channel = (None, None, None, slice(None))
-        centred = x.astype(jnp.float32) - mean[channel]
+        centred = widen(x) - mean[channel]
         return (centred * gain[channel] + bias[channel]).astype(self.dtype)
+
+
+def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Half precision as float32, in which means keep their digits; float32 and float64 as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def batch_moments(
     x: Float[Array, "b h w c"], pivot: Float[Array, " c"], axis_name: str | None
 ) -> tuple[Float[Array, " c"], Float[Array, " c"], int]:
-    """Mean and biased variance over batch and space, in float32, and the number of values in each.
+    """Mean and biased variance over batch and space, in float32 or better, and the number of values in each.
 
     Moments are taken about `pivot`, any rough guess of the mean: about zero, E[x^2] - E[x]^2 would lose the digits of a
     channel whose mean is far larger than its spread. One pass over `x` and one collective.
     """
-    deviations = x.astype(jnp.float32) - pivot[None, None, None]
+    deviations = widen(x) - pivot[None, None, None]
     axes = (0, 1, 2)
     moments = jnp.stack([deviations.mean(axes), jnp.square(deviations).mean(axes)])
     count = math.prod(x.shape[:-1])
@@ -157,13 +168,15 @@ def expansion(arch: Architecture) -> int:
 class ResNet(nn.Module):
     """A ResNet of torchvision: images in, logits out.
 
+    With "intermediates" mutable, `apply` also gives what each of `STAGES` put out and "pooled", the head's input.
+
     Args:
         arch: what to build; see `ARCHS`.
         num_classes: rows of the classifier `fc`.
         width: channels of the stem; torchvision's are 64.
         frozen: stages that train nothing; their BatchNorm runs on stored statistics and keeps them.
         axis_name: the mesh axis over which BatchNorm's statistics are averaged; None for each device's own.
-        dtype: of the computation; parameters and statistics stay float32, and so do the logits.
+        dtype: of the computation; parameters, statistics and logits are float32 also where it is bfloat16.
     """
 
     arch: Architecture
@@ -182,22 +195,22 @@ class ResNet(nn.Module):
 
         x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
         x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
-        # Flax pads a max-pool with -inf, as torch does.
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        x = self._end_of("stem", x)
+        x = self._end_of("stem", max_pool(x))
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 block = Block(self.arch, self.width * 2**i, stride, norm, self.dtype, name=f"{stage}_{j}")
                 x = block(x, train=train and stage not in self.frozen)
             x = self._end_of(stage, x)
-        pooled = x.astype(jnp.float32).mean((1, 2))
+        pooled = widen(x).mean((1, 2))
+        self.sow("intermediates", "pooled", pooled)
         bound = 1 / math.sqrt(pooled.shape[-1])
         uniform = symmetric_uniform(bound)
         return nn.Dense(self.num_classes, kernel_init=uniform, bias_init=uniform, name="fc")(pooled)
 
     def _end_of(self, stage: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Cut the gradient at the top of a frozen stage, so that nothing below it is differentiated."""
+        """Show a stage's output, and cut the gradient at the top of a frozen one: nothing below is differentiated."""
+        self.sow("intermediates", stage, x)
         return jax.lax.stop_gradient(x) if stage in self.frozen else x
 
 

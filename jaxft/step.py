@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxft.data.augment import Batch, EvalBatch, augment, normalise
+from jaxft.data.augment import Batch, EvalBatch, normalise
 from jaxft.resnet import ResNet
 
 AXIS = "data"
+
+Augment = Callable[[Key[Array, ""], Batch], Float[Array, "b s s 3"]]
+"""From a key and a batch to the images that the network sees."""
 
 
 class TrainState(NamedTuple):
@@ -44,12 +47,12 @@ def cross_entropies(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Fl
 
 
 def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, image_size: int
+    model: ResNet, tx: optax.GradientTransformation, augment: Augment
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel)."""
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        images = augment(jax.random.fold_in(key, state.step), batch, image_size)
+        images = augment(jax.random.fold_in(key, state.step), batch)
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Float[Array, "b k"], Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}

@@ -1,0 +1,48 @@
+"""RESULTS.md: what the scripts printed. Each script owns a section, which it replaces when it runs again."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = "# Results\n\nEach section is what its script printed, with the conditions and the command.\n"
+PACKAGES = ("jax", "flax", "optax", "torch", "torchvision", "pillow")
+
+
+def write_section(name: str, text: str, path: Path = RESULTS) -> None:
+    """Put `text` under the heading `## name`, in place of what was there."""
+    sections = (path.read_text(encoding="utf-8") if path.exists() else TITLE).rstrip("\n").split("\n\n## ")
+    kept = [section for section in sections[1:] if section.split("\n", 1)[0] != name]
+    ordered = sorted([*kept, f"{name}\n\n{text.strip()}"])
+    path.write_text("\n\n## ".join([sections[0], *ordered]) + "\n", encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def conditions(commit: str | None = None) -> str:
+    """The machine and the versions, in a line; `commit` where the measurement was made at another one than HEAD."""
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    return f"{cpu()}; Python {platform.python_version()}, {versions}; jaxft at {commit or head()}"
+
+
+def cpu() -> str:
+    """The processor's name and the cores this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
+def head() -> str:
+    """The commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent).stdout.strip()
