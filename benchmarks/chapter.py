@@ -20,7 +20,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import tyro
-from results import conditions, table, write_section
 from torch import nn
 from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
@@ -30,6 +29,7 @@ from convert.weights import load_weights
 from jaxft.config import Config, to_json
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from jaxft.errors import UserError, run_command
+from results import conditions, table, write_section
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STARTS = ("pretrained", "scratch")

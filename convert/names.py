@@ -22,6 +22,14 @@ LEAVES_BY_MODULE = (
     (re.compile(r"fc"), DENSE_LEAVES),
 )
 
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile put before the names of the module that they wrap."""
+
+
+def unwrap(key: str) -> str:
+    """A key without its wrappers: `module._orig_mod.fc.bias` is `fc.bias`."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
+
 
 def leaves_of(module: str) -> dict[str, str]:
     """torch's leaf names of a torchvision module, each with Flax's collection and leaf; empty for an unknown module."""

@@ -26,14 +26,17 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: ResNet) -> dict[st
     template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(SMALLEST_IMAGE), train=False))
     wanted = {to_torch(path): leaf.shape for path, leaf in by_name(template).items()}
     arrays = {key: np.asarray(value) for key, value in state_dict.items() if not key.endswith(COUNTER)}
-    problems = [f"{key}: missing from the file" for key in wanted if key not in arrays]
-    problems += [f"{key}: the file has it, the model does not" for key in arrays if key not in wanted]
-    for key in wanted.keys() & arrays.keys():
-        problems += mismatch(key, arrays[key], wanted[key])
+    problems = [
+        *some("missing from the file", [key for key in wanted if key not in arrays]),
+        *some("in the file, not in the model", [key for key in arrays if key not in wanted]),
+        *some(
+            "of another shape or kind",
+            [line for key in wanted if key in arrays for line in mismatch(key, arrays[key], wanted[key])],
+        ),
+    ]
     if problems:
-        more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        listed = "".join(f"\n  {problem}" for problem in sorted(problems)[:LISTED])
-        raise UserError(f"these weights are not the model's:{listed}{more}\nIs --arch (and --width) the file's?")
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"these weights are not the model's:{listed}\nIs --arch (and --width) the file's?")
     variables: dict[str, Any] = {}
     for key, array in arrays.items():
         *modules, leaf = to_flax(key).split("/")
@@ -42,6 +45,14 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: ResNet) -> dict[st
             node = node.setdefault(module, {})
         node[leaf] = torch_to_flax(array).astype(np.float32)
     return variables
+
+
+def some(what: str, lines: list[str]) -> list[str]:
+    """A heading with their number, and the first of the lines; nothing where there are none."""
+    if not lines:
+        return []
+    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return [f"{what} ({len(lines)}):", *(f"  {line}" for line in lines[:LISTED]), *more]
 
 
 def mismatch(key: str, array: np.ndarray, flax_shape: tuple[int, ...]) -> list[str]:

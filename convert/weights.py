@@ -1,5 +1,6 @@
 """Where weights come from: .pth and .safetensors files, folders, torchvision's server, the Hugging Face Hub."""
 
+import argparse
 import json
 import os
 import pickle
@@ -12,10 +13,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from convert.names import unwrap
 from jaxft.download import cache_folder, fetch
 from jaxft.errors import UserError
 
 MODEL_FILE = "model.safetensors"
+TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
+CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict")
+"""Where a training script's checkpoint keeps its network."""
+
 TORCH_SERVER = "https://download.pytorch.org/models"
 HUB_SERVER = "https://huggingface.co"
 
@@ -67,16 +73,28 @@ def load_weights(spec: str, arch: str, cache_dir: Path | None = None) -> Weights
 
 
 def load_file(path: Path, source: str) -> Weights:
-    """The weights in a .pth, .pt or .safetensors file.
+    """The weights in a .safetensors file or one of torch's, under the keys of the network that was wrapped.
 
     Raises:
-        UserError: another kind of file, or a damaged one.
+        UserError: another kind of file, a damaged one, or two keys that are one without their prefix.
     """
     if path.suffix == ".safetensors":
-        return load_safetensors(path, source)
-    if path.suffix in (".pth", ".pt"):
-        return Weights(load_pth(path), None, source)
-    raise UserError(f"--weights {source}: {path.name} is neither .pth, .pt nor .safetensors.")
+        weights = load_safetensors(path, source)
+    elif path.suffix in TORCH_SUFFIXES:
+        weights = Weights(load_pth(path), None, source)
+    else:
+        raise UserError(f"--weights {source}: {path.name} is neither .safetensors nor {', '.join(TORCH_SUFFIXES)}.")
+    return weights._replace(state_dict=unwrap_keys(weights.state_dict, path))
+
+
+def unwrap_keys(state_dict: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The state_dict of the network inside DataParallel and torch.compile."""
+    unwrapped: dict[str, np.ndarray] = {}
+    for key, array in state_dict.items():
+        if unwrap(key) in unwrapped:
+            raise UserError(f"{path}: holds {unwrap(key)} twice, once as {key}. Save one network alone.")
+        unwrapped[unwrap(key)] = array
+    return unwrapped
 
 
 def load_safetensors(path: Path, source: str) -> Weights:
@@ -94,7 +112,7 @@ def load_safetensors(path: Path, source: str) -> Weights:
 
 
 def load_pth(path: Path) -> dict[str, np.ndarray]:
-    """A state_dict saved by torch; only tensors are unpickled, never code.
+    """A state_dict saved by torch, alone or in a training script's checkpoint; tensors are unpickled, never code.
 
     Raises:
         UserError: torch is not installed, or the file is damaged, wants code, or holds no state_dict.
@@ -107,7 +125,8 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
             "--weights hf:timm/resnet18.tv_in1k (the same weights), which need none."
         ) from None
     try:
-        with warnings.catch_warnings():
+        # torchvision's training script keeps its arguments in the checkpoint: a Namespace runs no code.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # Of the pickle's protocol: what matters here raises.
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -117,6 +136,8 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a whole .pth file ({str(error).splitlines()[0]}). Fetch it again.") from None
+    while isinstance(loaded, Mapping) and (inner := [loaded[key] for key in CHECKPOINT_KEYS if key in loaded]):
+        loaded = inner[0]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds no state_dict. Save it with torch.save(model.state_dict(), FILE).")
     return {

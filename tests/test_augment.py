@@ -51,22 +51,6 @@ def test_crop_keeps_the_photographs_geometry():
     np.testing.assert_allclose(got, 255, rtol=1e-6)
 
 
-def test_boxes_are_distributed_as_torchvisions():
-    draws, size = 4000, (150, 400)
-    keys = jax.random.split(jax.random.key(0), draws)
-    boxes = np.stack(jax.jit(jax.vmap(sample_box, (0, None)))(keys, jnp.array(size)), 1)
-    image = PIL.Image.new("RGB", size[::-1])
-    params = RandomResizedCrop(224).get_params
-    theirs = np.array([params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(draws)])
-    assert (boxes[:, 0] + boxes[:, 2] <= size[0]).all()
-    assert (boxes[:, 1] + boxes[:, 3] <= size[1]).all()
-    for ours, other in zip(boxes.T, theirs.T, strict=True):
-        grid = np.sort(np.concatenate([ours, other]))
-        cdfs = [np.searchsorted(np.sort(values), grid, side="right") / draws for values in (ours, other)]
-        # Kolmogorov-Smirnov at p = 0.001 for two samples of `draws`.
-        assert np.abs(cdfs[0] - cdfs[1]).max() < 1.95 * np.sqrt(2 / draws)
-
-
 @pytest.mark.parametrize("size", [(10, 1000), (11, 997), (1000, 6), (1, 50)])
 def test_fallback_is_torchvisions_central_crop(size):
     # No crop of 8 % of so long a photograph fits into it, so that torchvision always falls back.

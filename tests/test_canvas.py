@@ -286,17 +286,6 @@ def test_eval_crops_are_torchvisions_bit_for_bit(size, resize):
         np.testing.assert_array_equal(eval_crop(image, crop), np.asarray(torchvisions(crop)(image)), str(shape))
 
 
-@pytest.mark.parametrize("resize", ["short", "squash"])
-def test_eval_crops_of_photographs_are_torchvisions_bit_for_bit(resize, shared):
-    source = open_folder(shared / "data" / "hymenoptera", val_fraction=0.2, seed=0).test
-    crop = EvalCrop(224, resize)
-    for i in range(0, len(source), 5):
-        path = source.read(i)[0]
-        with PIL.Image.open(path) as opened:
-            expected = np.asarray(torchvisions(crop)(opened.convert("RGB")))
-        np.testing.assert_array_equal(eval_crop(decode(path), crop), expected, str(path))
-
-
 def test_a_photograph_as_thin_as_a_thread_is_bad_not_a_full_memory():
     thread = PIL.Image.new("RGB", (9_000, 1))
     with pytest.raises(BadImageError, match="9000 × 1 pixels: too long and thin"):
