@@ -112,8 +112,8 @@ def pair(ours: float, theirs: float) -> str:
 TABLES = {
     "network": Table(
         "Networks: jaxft against torchvision",
-        f"""The largest difference, relative to the array's largest value, over all stages from the stem to the logits, the
-loss, every parameter's gradient, and every BatchNorm's running statistics after a training step. In float64, whose
+        f"""The largest difference, relative to the array's largest value, over all stages from the stem to the logits,
+the loss, every parameter's gradient, and every BatchNorm's running statistics after a training step. In float64, whose
 rounding is about 1e-16, on {network.BATCH} images of noise, with random weights and statistics.
 
 In float32 at the highest precision: how far jaxft is from torchvision's float64 run, and in parentheses how far
@@ -140,8 +140,8 @@ units of the way that it went.""",
     "images": Table(
         "Training crops: what the canvas costs",
         f"""The absolute difference, in 1/255, of jaxft's training crops from torchvision's of the whole photograph, for
-the same boxes: {PHOTOS} photographs of hymenoptera (500 × 375 or so, most of them), two boxes of RandomResizedCrop each,
-at 224 pixels. Torchvision rounds to whole pixel values: some 0.27 of each mean is that. Evaluation has no such
+the same boxes: {PHOTOS} photographs of hymenoptera (most are 500 × 375 or so), two boxes of RandomResizedCrop each, at
+224 pixels. Torchvision rounds to whole pixel values: some 0.27 of each mean is that. Evaluation has no such
 difference: it is bit-exact.""",
         ["canvas", "mean", "99th percentile", "largest"],
         images_rows,

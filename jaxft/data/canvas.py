@@ -37,7 +37,7 @@ __all__ = ["Canvas", "Decoded", "EvalCrop", "canvas_size", "decode", "decode_set
 CODE_VERSION = 2
 """Raise it when a change here changes pixels: older caches are then no longer found."""
 
-LARGEST_CANVAS = 384  # For 224 pixels: beyond it a ResNet50's accuracy on ImageNet photos no longer gained.
+LARGEST_CANVAS = 384  # At 224 pixels, beyond it a ResNet50's accuracy on ImageNet photos no longer gained.
 CANVAS_STEP = 32
 SAMPLED = 1000
 CHUNK = 1024
@@ -61,10 +61,10 @@ class Decoded(NamedTuple):
 def canvas_size(source: Source, image_size: int, largest: int = LARGEST_CANVAS) -> int:
     """The median short side of the set, rounded up to a multiple of 32; at least image_size, at most `largest`.
 
-    `largest` is for 224 pixels and scales with image_size. Of a large set, 1,000 images spread evenly over it are
-    looked at, and of those the headers alone.
+    `largest` grows with image_size beyond 224. Of a large set, 1,000 images spread evenly over it are looked at, and of
+    those the headers alone.
     """
-    most = round(largest * image_size / 224) // CANVAS_STEP * CANVAS_STEP
+    most = round(largest * max(image_size / 224, 1)) // CANVAS_STEP * CANVAS_STEP
     sample = np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLED)).astype(int)).tolist()
     short_sides = [min(pixel_size(source.read(i)[0])) for i in sample]
     median = int(np.median([side for side in short_sides if side] or [most]))
