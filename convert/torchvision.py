@@ -23,8 +23,7 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: ResNet) -> dict[st
     Raises:
         UserError: all that is missing, unexpected or misshapen, together.
     """
-    template = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(SMALLEST_IMAGE), train=False))
-    wanted = {to_torch(path): leaf.shape for path, leaf in by_name(template).items()}
+    wanted = {to_torch(path): leaf.shape for path, leaf in by_name(variable_shapes(model)).items()}
     arrays = {key: np.asarray(value) for key, value in state_dict.items() if not key.endswith(COUNTER)}
     problems = [
         *some("missing from the file", [key for key in wanted if key not in arrays]),
@@ -47,10 +46,16 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: ResNet) -> dict[st
     return variables
 
 
+def variable_shapes(model: ResNet) -> Any:
+    """The model's variables {"params", "batch_stats"} as jax.ShapeDtypeStruct."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(SMALLEST_IMAGE), train=False))
+
+
 def some(what: str, lines: list[str]) -> list[str]:
-    """A heading with their number, and the first of the lines; nothing where there are none."""
+    """A heading with their number, and the first of the sorted lines; nothing where there are none."""
     if not lines:
         return []
+    lines = sorted(lines)
     more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return [f"{what} ({len(lines)}):", *(f"  {line}" for line in lines[:LISTED]), *more]
 

@@ -1,6 +1,7 @@
 """The same batch through torchvision's network and through ours: where they part, and by how much."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -85,9 +86,9 @@ def verify(arch: str, state_dict: Mapping[str, np.ndarray], model: ResNet) -> Ve
 
 def judge(check: Check, by_kind: Differences) -> list[str]:
     """A line for each array that is off."""
-    mode = "training" if check.train else "inference"
+    where = f"{check.precision}, {mode(check)}"
     return [
-        f"{name}: {relative:.1e} of torchvision's largest ({check.precision}, {mode}, {kind}; limit {check.limit:g})"
+        f"{name}: {relative:.1e} of torchvision's largest ({where}, {kind}; limit {check.limit:g})"
         for kind, found in by_kind.items()
         for name, _, relative in found
         # A NaN is off too.
@@ -95,16 +96,29 @@ def judge(check: Check, by_kind: Differences) -> list[str]:
     ]
 
 
+def mode(check: Check) -> str:
+    """As the table's heads have it."""
+    return "training" if check.train else "inference"
+
+
 def tabulate(found: Sequence[tuple[Check, Differences]]) -> Table:
     """A row a stage, and one each for the loss, the furthest gradient and the furthest running statistic."""
-    table = Table("", title="Largest difference from torchvision: absolute, relative", title_justify="left")
+    table = Table("", title="Largest difference from torchvision: absolute, and relative to the array's largest value")
+    table.caption = (
+        "Off where the relative one is above "
+        + ", ".join(f"{check.limit:g} ({check.precision}, {mode(check)})" for check, _ in found)
+        + ". Gradients are judged in float64 alone: in float32 a ReLU whose input is within rounding of zero switches "
+        "its unit's gradient, in PyTorch's own runs too."
+    )
+    table.title_justify = table.caption_justify = "left"
     rows: dict[str, list[str]] = {name: [name] for name in (*MODULES, *Outputs._fields[1:])}
     for check, by_kind in found:
-        table.add_column(f"{check.precision}\n{'training' if check.train else 'inference'}", justify="right")
+        table.add_column(f"{check.precision}\n{mode(check)}", justify="right")
         shown = {entry.name: entry for entry in by_kind["stages"]}
         for kind in Outputs._fields[1:]:
             if kind in by_kind:
-                shown[kind] = max(by_kind[kind], key=lambda entry: entry.relative)
+                # A NaN is the furthest of all.
+                shown[kind] = max(by_kind[kind], key=lambda entry: (np.isnan(entry.relative), entry.relative))
         for name, row in rows.items():
             row.append(f"{shown[name].absolute:.1e}  {shown[name].relative:.1e}" if name in shown else "")
     for row in rows.values():
@@ -190,8 +204,9 @@ def run_ours(
     train: bool,
     precision: Precision,
 ) -> Outputs:
-    """Our network on JAX's default device."""
-    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
+    """Our network on JAX's default device, in float64 on the CPU: TPUs have none."""
+    device = jax.default_device("cpu") if precision == "float64" else nullcontext()
+    with device, jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
         model = model.clone(dtype=jnp.dtype(precision))
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, precision), to_variables(state_dict, model))
         pixels = jnp.asarray(images.transpose(0, 2, 3, 1))
@@ -202,10 +217,8 @@ def run_ours(
             )
             return cross_entropies(logits, jnp.asarray(labels)).mean(), (logits, updated)
 
-        if train:
-            (loss, (logits, updated)), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(variables["params"])
-        else:
-            _, (logits, updated) = jax.jit(loss_fn)(variables["params"])
+        step = jax.value_and_grad(loss_fn, has_aux=True) if train else lambda params: (loss_fn(params), {})
+        (loss, (logits, updated)), grads = jax.jit(step)(variables["params"])
         shown = {name: np.asarray(value) for name, (value,) in updated["intermediates"].items()}
         stages = {stage: shown[stage].transpose(0, 3, 1, 2) for stage in STAGES}
         stages |= {"pooled": shown["pooled"], "logits": np.asarray(logits)}

@@ -186,7 +186,7 @@ def test_mistakes_exit_2_with_one_message(arguments, message):
         (["--batch-size", "25", "--devices", "1"], r"--batch-size 25 is larger than the training set \(24 images\)"),
         (["--batch-size", "12"], "--batch-size 12 does not split over 8 devices. Pass --batch-size 8 or "),
         (["--arch", "resnet20"], "--arch resnet20: no such architecture. Choose one of resnet18"),
-        (["--arch", "resnet34"], r"(?s)layer1.2.bn1.bias: missing from the file.*Is --arch \(and --width\) the file's"),
+        (["--arch", "resnet34"], r"(?s)missing from the file .*layer1.2.bn1.bias.*Is --arch .and --width. the file's"),
         (["--width", "64"], r"conv1.weight: the file has \(16, 3, 7, 7\), the model wants \(64, 3, 7, 7\)"),
         (["--weights", "none", "--freeze", "layer1"], "--freeze layer1 with --weights none would freeze random layers"),
         (["--weights", "none", "--head", "reuse"], "--head reuse needs a pretrained classifier"),

@@ -4,7 +4,6 @@ import argparse
 import re
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,15 +13,14 @@ import torchvision
 from safetensors.torch import load_file
 from safetensors.torch import save_file as torch_save_file
 
-from convert.torchvision import to_state_dict, to_variables
+from convert.torchvision import to_state_dict, to_variables, variable_shapes
 from convert.weights import load_weights, save_weights
 from jaxft.errors import UserError
 from jaxft.paths import by_name
 from jaxft.resnet import ARCHS, make_resnet
-from parity.network import random_state
+from parity.network import random_state, random_variables
 
 NUM_CLASSES = 5
-IN_CI = {"resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2"}
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +33,22 @@ def model():
     return make_resnet("resnet18", num_classes=NUM_CLASSES)
 
 
-def our_variables(model) -> dict:
-    """jaxft's own draw, with statistics that are not those of a fresh network."""
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    moved = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables["batch_stats"])
-    return {"params": variables["params"], "batch_stats": moved}
+def logits_of(model, variables, images: np.ndarray) -> np.ndarray:
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
 
 
-@pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=() if arch in IN_CI else pytest.mark.full) for arch in ARCHS]
-)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_our_weights_give_the_same_logits_in_torchvision(arch, tmp_path):
     model = make_resnet(arch, num_classes=NUM_CLASSES)
-    variables = our_variables(model)
+    variables = random_variables(model)
     save_weights(tmp_path / "model.safetensors", to_state_dict(variables))
     theirs = getattr(torchvision.models, arch)(num_classes=NUM_CLASSES).eval()
     theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    with jax.default_matmul_precision("highest"):
-        logits = model.apply(variables, jnp.asarray(images), train=False)
+    logits = logits_of(model, variables, images)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -137,7 +129,7 @@ def test_wrapped_keys_in_safetensors(tmp_path, state, model):
 def test_timms_names_are_torchvisions(arch):
     with torch.device("meta"):
         theirs = timm.create_model(arch).state_dict()
-    ours = jax.eval_shape(lambda: make_resnet(arch).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    ours = variable_shapes(make_resnet(arch))
     shapes = {key: tuple(tensor.shape) for key, tensor in theirs.items() if not key.endswith("num_batches_tracked")}
     back = to_state_dict(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), ours))
     assert shapes == {key: array.shape for key, array in back.items() if not key.endswith("num_batches_tracked")}
@@ -154,8 +146,7 @@ def test_timms_network_is_ours(arch, tmp_path):
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    with jax.default_matmul_precision("highest"):
-        logits = model.apply(variables, jnp.asarray(images), train=False)
+    logits = logits_of(model, variables, images)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 

@@ -1,13 +1,16 @@
 """torchvision's networks and ours on one batch: stages, logits, loss, every gradient, every running statistic."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import jax
 import numpy as np
 import torch
 import torchvision
 
+from convert.torchvision import variable_shapes
 from convert.verify import Arrays, Difference, Differences, compare, differences, run_ours, run_torchvision
-from jaxft.resnet import make_resnet
+from jaxft.resnet import ResNet, make_resnet
 
 SIZES = ((224, 224), (225, 225), (97, 131))
 BATCH, NUM_CLASSES = 2, 10
@@ -28,6 +31,18 @@ def random_model(arch: str, **kwargs) -> torch.nn.Module:
 def random_state(arch: str, **kwargs) -> Arrays:
     """The state_dict of `random_model`."""
     return {name: tensor.numpy() for name, tensor in random_model(arch, **kwargs).state_dict().items()}
+
+
+def random_variables(model: ResNet) -> Any:
+    """Our network's: weights that keep activations in bounds, statistics that are not those of a fresh network."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.ndim == 1:
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(2 / np.prod(leaf.shape[:-1])) ** 0.5
+
+    return jax.tree.map(draw, variable_shapes(model))
 
 
 def images(size: tuple[int, int], batch: int = BATCH) -> np.ndarray:
