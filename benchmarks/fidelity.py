@@ -1,6 +1,6 @@
 """jaxft against PyTorch in numbers: the networks, the chapter's training loop, and what the canvas costs.
 
-    python benchmarks/parity.py network training images --shared FOLDER
+    python benchmarks/fidelity.py network training images --shared FOLDER
 
 The measurements are those that the tests make (tests/parity), here of everything. Each table goes into RESULTS.md.
 """
@@ -57,7 +57,7 @@ def main() -> int:
     for part in arguments.parts:
         title, text, header, rows = TABLES[part]
         found = list(shown(rows(arguments.shared)))
-        command = f"    python benchmarks/parity.py {part}{'' if part == 'network' else ' --shared FOLDER'}"
+        command = f"    python benchmarks/fidelity.py {part}{'' if part == 'network' else ' --shared FOLDER'}"
         write_section(title, f"{text}\n\n{table(header, found)}\n\n{conditions()}.\n\n{command}")
     return 0
 
