@@ -209,7 +209,7 @@ def torch_model(config: Config, num_classes: int) -> nn.Module:
     return to_device(model)
 
 
-def torch_trainer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+def torch_trainer(model: Any, config: Config) -> torch.optim.Optimizer:
     """SGD for a summed loss: the rate of the mean over the batch size, the decay times it; `fc` at its own rate."""
     lr = config.optim.lr / config.batch_size
     body = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
@@ -225,7 +225,7 @@ def report(arguments: Arguments, base: Config, done: dict[Cell, Finished]) -> No
         torch_mean, torch_error = add_row(rows, done, start, "PyTorch")
         mean, error = add_row(rows, done, start, "jaxft")
         both = (torch_error**2 + error**2) ** 0.5
-        rows.append([start, "difference", f"{mean - torch_mean:+.4f} ± {both:.4f}", ""])
+        rows.append([start, "jaxft − PyTorch", f"{mean - torch_mean:+.4f} ± {both:.4f}", ""])
     optim, part = base.optim, f"--subset {arguments.subset} " if arguments.subset else ""
     text = f"""Test accuracy after the last of {base.epochs} epochs, mean ± standard error over {arguments.seeds} seeds.
 
