@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from convert.torchvision import to_state_dict, to_variables
+from convert.torchvision import some, to_state_dict, to_variables
 from convert.weights import MODEL_FILE, Weights, load_weights, save_weights
 from jaxft.errors import EXIT_DIFFERS, UserError, run_command
 from jaxft.resnet import ResNet, make_resnet
@@ -75,7 +75,7 @@ def same_as_torchvision(arch: str, weights: Weights, model: ResNet) -> bool:
     print(f"comparing on {IMAGES[0]} images of {IMAGES[2]} x {IMAGES[3]} …", flush=True)
     verdict = verify(arch, weights.state_dict, model)
     Console().print(verdict.table)
-    print("\n".join(["off:", *verdict.off] if verdict.off else ["the same network, up to rounding"]))
+    print("\n".join(some("off", verdict.off) or ["the same network, up to rounding"]))
     return not verdict.off
 
 

@@ -26,11 +26,11 @@ def to_variables(state_dict: Mapping[str, np.ndarray], model: ResNet) -> dict[st
     wanted = {to_torch(path): leaf.shape for path, leaf in by_name(variable_shapes(model)).items()}
     arrays = {key: np.asarray(value) for key, value in state_dict.items() if not key.endswith(COUNTER)}
     problems = [
-        *some("missing from the file", [key for key in wanted if key not in arrays]),
-        *some("in the file, not in the model", [key for key in arrays if key not in wanted]),
+        *some("missing from the file", sorted(wanted.keys() - arrays.keys())),
+        *some("in the file, not in the model", sorted(arrays.keys() - wanted.keys())),
         *some(
             "of another shape or kind",
-            [line for key in wanted if key in arrays for line in mismatch(key, arrays[key], wanted[key])],
+            [line for key in sorted(wanted.keys() & arrays) for line in mismatch(key, arrays[key], wanted[key])],
         ),
     ]
     if problems:
@@ -52,10 +52,9 @@ def variable_shapes(model: ResNet) -> Any:
 
 
 def some(what: str, lines: list[str]) -> list[str]:
-    """A heading with their number, and the first of the sorted lines; nothing where there are none."""
+    """A heading with their number, and the first of the lines; nothing where there are none."""
     if not lines:
         return []
-    lines = sorted(lines)
     more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return [f"{what} ({len(lines)}):", *(f"  {line}" for line in lines[:LISTED]), *more]
 

@@ -1,10 +1,14 @@
 """Every stage, the logits, the loss, every gradient and every running statistic against torchvision's."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torchvision
+from scipy.stats import ks_2samp
 
+from convert.torchvision import to_state_dict
 from convert.verify import CHECKS, compare, differences, judge
 from jaxft.resnet import ARCHS, STAGES, make_resnet, max_pool
 from parity.network import NUM_CLASSES, SIZES, images, in_float32, in_float64, largest, random_state
@@ -57,6 +61,18 @@ def test_every_array_is_compared():
     found = in_float64("resnet18", (64, 64), train=True)
     # 20 convolutions, 20 norms of two parameters and two statistics each, and fc's two.
     assert (len(found["gradients"]), len(found["statistics"]), len(found["loss"])) == (62, 40, 1)
+
+
+def test_a_fresh_network_is_drawn_as_torchvisions():
+    ours = to_state_dict(make_resnet("resnet18").init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    torch.manual_seed(0)
+    for key, tensor in torchvision.models.resnet18().state_dict().items():
+        theirs = tensor.numpy()
+        if theirs.ndim > 1 or key == "fc.bias":
+            # Two samples of one distribution fall below it once in 10,000 arrays, and there are 22 here.
+            assert ks_2samp(ours[key].ravel()[:100_000], theirs.ravel()[:100_000]).pvalue > 1e-4, key
+        else:
+            np.testing.assert_array_equal(ours[key], theirs, err_msg=key)
 
 
 def test_max_pool_is_torchs():

@@ -40,7 +40,7 @@ def test_the_hotdog_preset_is_the_chapters_recipe():
 
 def check_recipe(optim: OptimConfig) -> None:
     """The chapter's literal numbers, for the sum over its own batch of 128, against those for a mean loss."""
-    apart, _ = in_float64(Setting({}, optim), noise_batches(2, 128))
+    apart, _ = in_float64(Setting({}, optim), noise_batches(2, 128, 16))
     assert max(apart) < 1e-9
 
 

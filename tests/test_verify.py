@@ -48,7 +48,7 @@ def test_a_network_that_differs_exits_1_and_writes_nothing(weights, tmp_path, mo
     monkeypatch.setattr(jaxft.resnet, "BATCH_NORM_EPSILON", 1e-3)
     assert run(monkeypatch, weights, "--verify", "--out", tmp_path / "out") == 1
     printed = capsys.readouterr().out
-    for line in ("off:", "\nstem: ", "float32, inference, stages; limit 0.0001", "layer1.0.conv1.weight: "):
+    for line in ("\noff (", "):\n  stem: ", "float32, inference, stages; limit 0.0001", "\n  and "):
         assert line in printed
     assert "the same network" not in printed
     assert not (tmp_path / "out").exists()
