@@ -136,8 +136,9 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a whole .pth file ({str(error).splitlines()[0]}). Fetch it again.") from None
-    while isinstance(loaded, Mapping) and (inner := [loaded[key] for key in CHECKPOINT_KEYS if key in loaded]):
-        loaded = inner[0]
+    for _ in range(2):  # A checkpoint may hold another; one that held itself would have no end.
+        if isinstance(loaded, Mapping):
+            loaded = next((loaded[key] for key in CHECKPOINT_KEYS if key in loaded), loaded)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds no state_dict. Save it with torch.save(model.state_dict(), FILE).")
     return {

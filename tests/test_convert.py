@@ -140,9 +140,12 @@ def test_nothing_there(tmp_path):
         load_weights(str(tmp_path / "no.pth"), "resnet18")
     with pytest.raises(UserError, match="the folder has no model.safetensors"):
         load_weights(str(tmp_path), "resnet18")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="holds no state_dict"):
-        load_weights(str(tmp_path / "list.pth"), "resnet18")
+    holds_itself = {}
+    holds_itself["model"] = holds_itself
+    for content in ([1, 2], {"model": {"epoch": 3}}, holds_itself):
+        torch.save(content, tmp_path / "else.pth")
+        with pytest.raises(UserError, match="holds no state_dict"):
+            load_weights(str(tmp_path / "else.pth"), "resnet18")
 
 
 def test_torchvisions_file_is_fetched_once_and_checked(tmp_path, server, monkeypatch, resnet18_state):
