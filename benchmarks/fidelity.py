@@ -22,6 +22,7 @@ from results import conditions, table, write_section
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from parity import images, network, training
 
+Part = Literal["network", "training", "images"]
 PHOTOS = 60
 CANVASES = (224, 256, 288, 320, 352, 384, 448, 512)
 
@@ -30,8 +31,8 @@ CANVASES = (224, 256, 288, 320, 352, 384, 448, 512)
 class Arguments:
     """Which tables to write."""
 
-    parts: Annotated[tuple[Literal["network", "training", "images"], ...], tyro.conf.Positional]
-    """network takes about half an hour on two cores, the others minutes."""
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("network", "training", "images")
+    """Which tables; network takes about half an hour on two cores, the others minutes."""
     shared: Path | None = None
     """For training and images: a folder with data/hymenoptera and weights/resnet18-rebuilt.pth."""
 

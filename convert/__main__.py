@@ -22,14 +22,16 @@ class Arguments:
     With --verify, also run a batch through torchvision's network and through jaxft's, and show how far they part.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
-    """torchvision, hf:OWNER/REPO, a .pth or .safetensors file, or a folder with model.safetensors."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """torchvision, hf:OWNER/REPO, a .safetensors file, a .pth file or training checkpoint of torch's, or a folder with
+    model.safetensors (a run's, say)."""
     out: Path | None = None
     """A .safetensors file, or a folder that gets model.safetensors."""
     verify: bool = False
     """Compare every stage, gradient and running statistic with torchvision's; exit status 1 where one is off."""
     arch: str = "resnet18"
-    """One of torchvision's ResNets."""
+    """One of torchvision's ResNets: resnet18, 34, 50, 101, 152, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d,
+    wide_resnet50_2, wide_resnet101_2."""
     num_classes: int | None = None
     """Rows of the classifier; the file's own when not given."""
     width: int = 64
