@@ -25,7 +25,7 @@ from jaxft.resnet import frozen_stages, make_resnet
 from jaxft.step import init_state, make_train_step
 from parity.network import random_model
 
-NUM_STEPS, BATCH, SIZE = 20, 4, 32
+NUM_STEPS, BATCH, SIZE = 20, 4, 33
 CHAPTER = {"lr": 5e-5, "decay": 1e-3, "head_mult": 10.0}
 """The chapter's numbers, for a summed loss."""
 
