@@ -83,6 +83,10 @@ def main() -> int:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     base = preset(arguments.preset)
     data = arguments.data.resolve()
+    if not (data / "train").is_dir():
+        raise UserError(f"--data {arguments.data}: has no train/. Pass a folder with train/ and val/ or test/.")
+    if arguments.seeds < 2:
+        raise UserError(f"--seeds {arguments.seeds}: a standard error needs at least 2.")
     if arguments.subset:
         data = subset(data, arguments.subset, arguments.runs / f"photos-{arguments.subset}")
     images = dataclasses.replace(base.images, image_size=arguments.image_size)
@@ -116,7 +120,7 @@ def subset(data: Path, counts: str, target: Path) -> Path:
     """A folder of links to a fixed draw of the training photographs, such as 500+500, and to all the test photographs.
 
     Raises:
-        UserError: not a number for each class.
+        UserError: not a number for each class, or more photographs than there are.
     """
     names = sorted(folder.name for folder in (data / "train").iterdir())
     numbers = [int(count) for count in counts.split("+") if count.isdigit()]
@@ -124,6 +128,8 @@ def subset(data: Path, counts: str, target: Path) -> Path:
         raise UserError(f"--subset {counts}: {data / 'train'} has {len(names)} classes. Write it like 500+500.")
     for name, count in zip(names, numbers, strict=True):
         photos = sorted((data / "train" / name).iterdir())
+        if count > len(photos):
+            raise UserError(f"--subset {counts}: {data / 'train' / name} has {len(photos)} files. Pass at most that.")
         folder = target / "train" / name
         folder.mkdir(parents=True, exist_ok=True)
         for photo in random.Random(0).sample(photos, count):
