@@ -1,24 +1,20 @@
 """Decode once: training canvases and evaluation crops, made on all cores and kept in a memory-mapped file."""
 
-import errno
 import hashlib
-import json
 import os
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import grain
 import numpy as np
 import PIL
 from jaxtyping import Int32, UInt8
 
+from jaxft.data import cache
 from jaxft.data.images import (
     Canvas,
+    Encoded,
     EvalCrop,
     Recipe,
     decode,
@@ -34,28 +30,41 @@ from jaxft.errors import UserError
 
 __all__ = ["Canvas", "Decoded", "EvalCrop", "canvas_size", "decode", "decode_set", "eval_crop", "to_canvas"]
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when a change here changes pixels: older caches are then no longer found."""
 
 LARGEST_CANVAS = 384  # At 224 pixels, beyond it a ResNet50's accuracy on ImageNet photos no longer gained.
 CANVAS_STEP = 32
 SAMPLED = 1000
-CHUNK = 1024
 LISTED = 10
-BUILDING = ".building-"
-ABANDONED_SECONDS = 24 * 3600
+AHEAD = 4  # Images that a worker may have decoded before they are asked for.
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
-    """A decoded set: pixels, the photographs' upright (height, width), labels, where each came from, what was bad."""
+    """A decoded set: pixels, the photographs' upright (height, width), labels, where each came from, what was bad.
+
+    `notes` are lines that the user should read.
+    """
 
     images: UInt8[np.ndarray, "n s s 3"]
     sizes: Int32[np.ndarray, "n 2"]
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Photo(NamedTuple):
+    """One image decoded by a recipe; `bad` is the reason why it could not be, and then it has no pixels."""
+
+    pixels: UInt8[np.ndarray, "s s 3"] | None
+    size: tuple[int, int]
+    label: int
+    name: str
+    bad: str | None
 
 
 def canvas_size(source: Source, image_size: int, largest: int = LARGEST_CANVAS) -> int:
@@ -76,6 +85,7 @@ def decode_set(
     recipe: Recipe,
     *,
     cache_dir: Path | None,
+    cache_limit: int = cache.LIMIT_BYTES,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Decoded:
@@ -83,89 +93,116 @@ def decode_set(
 
     Raises:
         UserError: images that cannot be decoded, unless `skip_bad`; a class of which none is left; a cache folder that
-            cannot be written.
+            cannot be written, or more than `cache_limit` bytes.
     """
     if not len(source):
         raise UserError("the set has no images. Pass one that has.")
-    shape = (len(source), recipe.size, recipe.size, 3)
+    row = (recipe.size, recipe.size, 3)
+    photos: list[Photo] = []
+    notes: tuple[str, ...] = ()
     with quiet():
+        rows = _rows(source, recipe, photos, skip_bad, progress)
         if cache_dir is None:
-            return _fill(np.empty(shape, np.uint8), source, recipe, skip_bad, progress)[0]
-        cache = cache_dir / f"{type(recipe).__name__.lower()}-{recipe.size}-{_key(source, recipe)}.npy"
-        found = _read_cache(cache, shape)
-        if found is None or any(render(source.read(i)[0], recipe)[2] is None for i in found[1]):
-            _write_cache(cache, shape, source, recipe, skip_bad, progress)
-            found = _read_cache(cache, shape)
-            assert found is not None
-    decoded = found[0]
-    if decoded.skipped and not skip_bad:
-        raise UserError(_bad_message(decoded.skipped, len(source)))
-    return decoded
+            images = np.empty((len(source), *row), np.uint8)
+            for place, pixels in enumerate(rows):
+                images[place] = pixels
+            return _decoded(images, _about(photos))
+        path = cache_dir / f"{type(recipe).__name__.lower()}-{recipe.size}-{_key(source, recipe)}.npy"
+        try:
+            images, about = cache.read(path, row)
+            if not any(decode_one(source, i, recipe).bad is None for i in about["bad"]):
+                _check_good(about["skipped"], len(source), skip_bad)
+                return _decoded(images, about)
+        except FileNotFoundError:
+            pass
+        except cache.DamagedError:
+            notes = (f"{shown(path)} was damaged: its images have been decoded anew",)
+        cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
+    return _decoded(*cache.read(path, row))._replace(notes=notes)
 
 
-class _Row(NamedTuple):
-    """What decoding found out about one image; `bad` is the reason why it could not be decoded."""
-
-    size: tuple[int, int]
-    label: int
-    name: str
-    bad: str | None
+def decode_one(source: Source, i: int, recipe: Recipe) -> Photo:
+    """Image i of a source, decoded; for threads, their starter inside `quiet`."""
+    item, label = source.read(i)
+    pixels, size, bad = render(item, recipe)
+    return Photo(pixels, size, label, name_of(item, i), bad)
 
 
-def _fill(
-    images: np.ndarray, source: Source, recipe: Recipe, skip_bad: bool, progress: Progress | None
-) -> tuple[Decoded, list[int]]:
-    """Decode into `images` on all cores, each image into its own row; then close the gaps. Also which were bad."""
-
-    def one(i: int) -> _Row:
-        item, label = source.read(i)
-        pixels, size, bad = render(item, recipe)
-        if pixels is not None:
-            images[i] = pixels
-        return _Row(size, label, shown(item) if isinstance(item, Path) else f"image {i}", bad)
-
-    rows: list[_Row] = []
-    with ThreadPoolExecutor(_num_cores()) as pool:
-        for start in range(0, len(source), CHUNK):
-            for row in pool.map(one, range(start, min(start + CHUNK, len(source)))):
-                rows.append(row)
-                if progress is not None:
-                    progress(len(rows), len(source))
-    _check(rows, source.class_names, skip_bad)
-    kept = [i for i, row in enumerate(rows) if row.bad is None]
-    for place, i in enumerate(kept):
-        if place != i:
-            images[place] = images[i]
-    sizes, labels, names, _ = zip(*(rows[i] for i in kept), strict=True)
-    skipped = tuple(f"{row.name}: {row.bad}" for row in rows if row.bad is not None)
-    decoded = Decoded(images[: len(kept)], np.array(sizes, np.int32), np.array(labels, np.int32), names, skipped)
-    return decoded, [i for i, row in enumerate(rows) if row.bad is not None]
+def name_of(item: Encoded, i: int) -> str:
+    """What image i is called where it is spoken of."""
+    return shown(item) if isinstance(item, Path) else f"image {i}"
 
 
-def _num_cores() -> int:
+def in_order(make: Callable[[int], T], start: int, stop: int, *, threads: int, ahead: int) -> Iterator[T]:
+    """make(start), make(start + 1), …, made in threads, at most `ahead` of them before they are asked for."""
+    dataset = grain.MapDataset.range(start, stop).map(lambda i: make(int(i)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+
+
+def num_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check(rows: Sequence[_Row], class_names: tuple[str, ...], skip_bad: bool) -> None:
-    """Raise a UserError for bad images, or where leaving them out would leave a class without any."""
-    bad = [f"{row.name}: {row.bad}" for row in rows if row.bad is not None]
-    if bad and not skip_bad:
-        raise UserError(_bad_message(bad, len(rows)))
-    lost = {row.label for row in rows} - {row.label for row in rows if row.bad is None}
-    if lost:
-        raise UserError(
-            f"class {class_names[min(lost)]}: none of its images can be decoded. {bad[0]}. Mend or remove them."
-        )
+def _rows(
+    source: Source, recipe: Recipe, photos: list[Photo], skip_bad: bool, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """The pixels of the good images in order, decoded on all cores; `photos` gets what is known of every image."""
+    cores = num_cores()
+    decode = in_order(lambda i: decode_one(source, i, recipe), 0, len(source), threads=cores, ahead=AHEAD * cores)
+    for photo in decode:
+        photos.append(photo._replace(pixels=None))
+        if progress is not None:
+            progress(len(photos), len(source))
+        if photo.pixels is not None:
+            yield photo.pixels
+    _check_good([f"{photo.name}: {photo.bad}" for photo in photos if photo.bad is not None], len(photos), skip_bad)
+    _check_classes(photos, source.class_names)
 
 
-def _bad_message(bad: Sequence[str], num_images: int) -> str:
+def _about(photos: Sequence[Photo]) -> dict[str, Any]:
+    """What is kept beside the pixels, as JSON has it."""
+    good = [photo for photo in photos if photo.bad is None]
+    return {
+        "sizes": [photo.size for photo in good],
+        "labels": [photo.label for photo in good],
+        "names": [photo.name for photo in good],
+        "skipped": [f"{photo.name}: {photo.bad}" for photo in photos if photo.bad is not None],
+        "bad": [i for i, photo in enumerate(photos) if photo.bad is not None],
+    }
+
+
+def _decoded(images: np.ndarray, about: dict[str, Any]) -> Decoded:
+    return Decoded(
+        images[: len(about["names"])],
+        np.array(about["sizes"], np.int32),
+        np.array(about["labels"], np.int32),
+        tuple(about["names"]),
+        tuple(about["skipped"]),
+    )
+
+
+def _check_good(bad: Sequence[str], num_images: int, skip_bad: bool) -> None:
+    """Raise a UserError for bad images, unless they may be left out."""
+    if not bad or skip_bad:
+        return
     listed = "".join(f"\n  {line}" for line in bad[:LISTED])
     more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    return (
+    raise UserError(
         f"{len(bad)} of {num_images} images cannot be decoded:{listed}{more}\n"
         "Mend or remove them, or pass --skip-bad-images."
     )
+
+
+def _check_classes(photos: Sequence[Photo], class_names: tuple[str, ...]) -> None:
+    """Raise a UserError where leaving bad images out would leave a class without any."""
+    lost = {photo.label for photo in photos} - {photo.label for photo in photos if photo.bad is None}
+    if lost:
+        bad = next(photo for photo in photos if photo.label == min(lost))
+        raise UserError(
+            f"class {shown(class_names[min(lost)])}: none of its images can be decoded. {bad.name}: {bad.bad}. "
+            "Mend or remove them."
+        )
 
 
 def _key(source: Source, recipe: Recipe) -> str:
@@ -175,66 +212,3 @@ def _key(source: Source, recipe: Recipe) -> str:
         item, label = source.read(i)
         digest.update(hashlib.sha256(fingerprint(item)).digest() + b"%d " % label)
     return digest.hexdigest()[:24]
-
-
-@contextmanager
-def _keeping(cache_dir: Path) -> Iterator[None]:
-    """A mishap in writing becomes a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{cache_dir}: the decoded images cannot be kept there ({error.strerror}). "
-            "Make room or pass another --cache-dir."
-        ) from None
-
-
-def _write_cache(
-    cache: Path, shape: tuple[int, ...], source: Source, recipe: Recipe, skip_bad: bool, progress: Progress | None
-) -> None:
-    """Decode into a file of another name, the pixels and then a JSON object, and publish it by one rename."""
-    building = cache.parent / f"{BUILDING}{uuid.uuid4().hex}.npy"
-    try:
-        with _keeping(cache.parent):
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            _make_room(cache.parent, int(np.prod(shape)))
-            images = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
-        decoded, bad = _fill(images, source, recipe, skip_bad, progress)
-        about = {**decoded._asdict(), "sizes": decoded.sizes.tolist(), "labels": decoded.labels.tolist(), "bad": bad}
-        del about["images"]
-        with _keeping(cache.parent):
-            images.flush()
-            with building.open("ab") as file:
-                file.write(json.dumps(about).encode())
-            building.replace(cache)
-    finally:
-        with suppress(OSError):
-            building.unlink()
-
-
-def _make_room(cache_dir: Path, num_bytes: int) -> None:
-    """Remove what killed runs left, and refuse a disk too full: writing to a map of one would kill the process."""
-    for left in cache_dir.glob(f"{BUILDING}*"):
-        if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-            left.unlink(missing_ok=True)
-    free = shutil.disk_usage(cache_dir).free
-    if free < num_bytes:
-        raise OSError(errno.ENOSPC, f"{num_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB free")
-
-
-def _read_cache(cache: Path, shape: tuple[int, ...]) -> tuple[Decoded, list[int]] | None:
-    """What an earlier run kept, and which images were bad; None where there is nothing or it is damaged."""
-    try:
-        images = np.load(cache, mmap_mode="r")
-        if images.shape != shape or images.dtype != np.uint8:
-            return None
-        with cache.open("rb") as file:
-            file.seek(images.offset + images.nbytes)
-            about = json.loads(file.read())
-        sizes, labels = np.array(about["sizes"], np.int32), np.array(about["labels"], np.int32)
-        names, skipped, bad = tuple(about["names"]), tuple(about["skipped"]), about["bad"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
-        return None
-    if sizes.shape != (len(names), 2) or labels.shape != (len(names),) or len(names) + len(skipped) != shape[0]:
-        return None
-    return Decoded(images[: len(names)], sizes, labels, names, skipped), bad

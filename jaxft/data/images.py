@@ -6,14 +6,16 @@ orientation is applied, transparency lies on white, and 16-bit grey is scaled ra
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
+from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
 from jaxtyping import UInt8
 
 Encoded = Path | bytes | np.ndarray
@@ -21,7 +23,10 @@ Encoded = Path | bytes | np.ndarray
 
 # A file may hold another format than its name says; one that PIL hands to another program (EPS) stays shut.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
-MAX_PIXELS = 2**30 // 4 // 3  # PIL's own limit, held here because PIL's is a global that anyone can change.
+# PIL's own limit for an error, held here because PIL's is a global that anyone can change.
+MAX_PIXELS = 2 * (2**30 // 4 // 3)
+# Photographs beyond this are decoded one at a time: at MAX_PIXELS each takes 0.7 GB.
+LARGE_PIXELS = 2**25
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
@@ -35,6 +40,9 @@ UPRIGHT = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 SIDES_SWAPPED = (5, 6, 7, 8)
+LANCZOS = ResizeOptions(ResizeAlg.convolution(FilterType.lanczos3))
+
+_alone = threading.Lock()
 
 
 class Canvas(NamedTuple):
@@ -83,13 +91,31 @@ def decode_sized(item: Encoded, least: int | None = None) -> tuple[PIL.Image.Ima
     Raises:
         BadImageError: with the reason.
     """
-    if isinstance(item, np.ndarray):
-        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or not item.size:
-            raise BadImageError(f"{item.dtype} {list(item.shape)} in place of uint8 [h, w, 3]")
-        return PIL.Image.fromarray(item), (item.shape[0], item.shape[1])
+    with opened(item) as image:
+        return _upright(image, least)
+
+
+@contextmanager
+def opened(item: Encoded) -> Iterator[PIL.Image.Image]:
+    """The image with its header read and its pixels not yet; whatever fails inside is the image's fault.
+
+    Raises:
+        BadImageError: with the reason.
+    """
     try:
+        if isinstance(item, np.ndarray):
+            yield _from_array(item)
+            return
         with PIL.Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-            return _upright(image, least)
+            if image.format not in FORMATS:
+                raise BadImageError(f"{image.format} files are not read; save it as JPEG or PNG")
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(
+                    f"{image.width} × {image.height} is more than {MAX_PIXELS:,} pixels: a decompression bomb?"
+                )
+            yield image
+    except BadImageError:
+        raise
     except PIL.Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS:,} pixels: a decompression bomb?") from None
     except PIL.UnidentifiedImageError:
@@ -99,13 +125,15 @@ def decode_sized(item: Encoded, least: int | None = None) -> tuple[PIL.Image.Ima
         raise BadImageError(_reason(error)) from None
 
 
+def _from_array(pixels: np.ndarray) -> PIL.Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise BadImageError(f"{pixels.dtype} {list(pixels.shape)} in place of uint8 [h, w, 3]")
+    return PIL.Image.fromarray(pixels)
+
+
 def _upright(image: PIL.Image.Image, least: int | None) -> tuple[PIL.Image.Image, tuple[int, int]]:
     """Load an opened image."""
-    if image.format not in FORMATS:
-        raise BadImageError(f"{image.format} files are not read; save it as JPEG or PNG")
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{width} × {height} is more than {MAX_PIXELS:,} pixels: a decompression bomb?")
     if least is not None:
         image.draft(None, (least, least))
     reduced = image.size != (width, height)
@@ -169,8 +197,10 @@ def to_array(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def to_canvas(image: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The photograph squeezed into a square."""
-    return to_array(image.resize((size, size), PIL.Image.Resampling.LANCZOS))
+    """The photograph squeezed into a square by Lanczos: PIL's filter, five times as fast."""
+    canvas = PIL.Image.new("RGB", (size, size))
+    Resizer().resize_pil(image, canvas, LANCZOS)
+    return to_array(canvas)
 
 
 def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{crop.size} {crop.size} 3"]:
@@ -197,12 +227,13 @@ def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{cro
 def render(item: Encoded, recipe: Recipe) -> tuple[np.ndarray | None, tuple[int, int], str | None]:
     """An image's pixels by the recipe and its height and width, or the reason why there are none."""
     try:
-        if isinstance(recipe, EvalCrop):
-            image, size = decode_sized(item)
-            return eval_crop(image, recipe), size, None
-        # A large JPEG's decoder may do half of the scaling, for next to nothing; Lanczos does the rest.
-        image, size = decode_sized(item, least=2 * recipe.size)
-        return to_canvas(image, recipe.size), size, None
+        with opened(item) as image, _alone if image.width * image.height > LARGE_PIXELS else nullcontext():
+            if isinstance(recipe, EvalCrop):
+                upright, size = _upright(image, None)
+                return eval_crop(upright, recipe), size, None
+            # A large JPEG's decoder may do half of the scaling, for next to nothing; Lanczos does the rest.
+            upright, size = _upright(image, 2 * recipe.size)
+            return to_canvas(upright, recipe.size), size, None
     except BadImageError as error:
         return None, (0, 0), str(error)
 
