@@ -10,10 +10,20 @@ from jaxtyping import Array, Key
 
 from jaxft.config import Config, ModelConfig
 from jaxft.data.augment import Batch, EvalBatch, augment
+from jaxft.data.resident import EvalPicks, Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
 from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
-from jaxft.parallel import Devices, check_batch_size, local_devices, over_devices, put_batch, put_replicated
+from jaxft.parallel import (
+    Devices,
+    Mode,
+    check_batch_size,
+    local_devices,
+    over_devices,
+    put_batch,
+    put_replicated,
+    put_shared,
+)
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
 from jaxft.step import AXIS, EvalSums, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
@@ -32,15 +42,24 @@ class Run(NamedTuple):
     labels: Any
     head_rows: Sequence[Row] | None
     state: TrainState
-    train_step: Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]
-    eval_step: Callable[[TrainState, EvalBatch], EvalSums]
+    train_step: Callable[[TrainState, Batch | Picks, Key[Array, ""]], tuple[TrainState, Metrics]]
+    eval_step: Callable[[TrainState, EvalBatch | EvalPicks], EvalSums]
     put: Callable[[Any], Any]
     key: Key[Array, ""]
     devices: Devices
 
 
-def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | None) -> Run:
+def build(
+    config: Config,
+    class_names: Sequence[str],
+    pretrained: Pretrained | None,
+    *,
+    stores: tuple[Store, Store] | None = None,
+) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch.
+
+    With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
+    (see jaxft.data.resident).
 
     Raises:
         UserError: a batch that does not split over the devices, too many devices, or a head or freeze that needs
@@ -61,22 +80,31 @@ def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | N
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
     state = init_state(variables["params"], variables["batch_stats"], tx)
+    train_step = make_train_step(model, tx, partial(augment, image_size=config.images.image_size))
     return Run(
         model=model,
         labels=labels,
         head_rows=head_rows,
         state=put_replicated(state, devices),
-        train_step=over_devices(
-            make_train_step(model, tx, partial(augment, image_size=config.images.image_size)),
-            devices,
-            config.parallel,
-            donate=True,
+        train_step=_compiled(train_step, train_from_store, stores and stores[0], devices, config.parallel, donate=True),
+        eval_step=_compiled(
+            make_eval_step(model), eval_from_store, stores and stores[1], devices, config.parallel, donate=False
         ),
-        eval_step=over_devices(make_eval_step(model), devices, config.parallel, donate=False),
         put=lambda batch: put_batch(batch, devices, config.parallel),
         key=train_key,
         devices=devices,
     )
+
+
+def _compiled(
+    step: Callable, from_store: Callable, store: Store | None, devices: Devices, mode: Mode, *, donate: bool
+) -> Callable:
+    """A step over all devices; with a store, that is put on them, and the step's batch is picked from it."""
+    if store is None:
+        return over_devices(step, devices, mode, donate=donate)
+    compiled = over_devices(from_store(step), devices, mode, donate=donate)
+    placed = put_shared(store, devices)
+    return lambda *arguments: compiled(*arguments, placed)
 
 
 def compute_dtype(precision: str, platform: str) -> Any:

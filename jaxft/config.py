@@ -126,6 +126,12 @@ class Config:
     """Times that the training set is gone through."""
     batch_size: int = 32
     """Images a step, over all devices."""
+    input: Literal["auto", "resident", "mmap", "stream"] = "auto"
+    """Where decoded images are while training: in device memory, in a memory-mapped file, or nowhere (decoded anew each
+    time); auto goes by size. The batches are the same."""
+    balance: Literal["none", "weights", "sampler"] = "none"
+    """Against classes of unequal size: weights counts an image's loss in inverse proportion to the size of its class,
+    sampler draws every class equally often."""
     seed: int = 0
     """Of the split, the new head, the order of images and their augmentation."""
     parallel: Literal["jit", "pmap"] = "jit"

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from jaxft.build import Run
 from jaxft.config import Config, OptimConfig
-from jaxft.data.load import Data
+from jaxft.data.feed import Feed
+from jaxft.data.plan import gigabytes
+from jaxft.data.prepare import Data
 from jaxft.head import Row
 from jaxft.loop import Record
 from jaxft.optim import learning_rates
@@ -56,6 +58,10 @@ class Display:
         self._bar(what, done, total, f"{done}/{total}")
         if not self.console.is_terminal and done == total:
             self.console.print(f"{what}: {done}/{total}")
+
+    def say(self, line: str) -> None:
+        """Show a line that the user should read."""
+        self.console.print(line, highlight=False, markup=False)
 
     def record(self, record: Record) -> None:
         """Show a record of the loop."""
@@ -114,7 +120,7 @@ def head_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def announce(config: Config, data: Data, run: Run, console: Console) -> None:
+def announce(config: Config, data: Data, feed: Feed, run: Run, console: Console) -> None:
     """Say at the start what will run: data, devices, and what trains."""
     for note in data.notes:
         console.print(note, highlight=False, markup=False)
@@ -126,6 +132,8 @@ def announce(config: Config, data: Data, run: Run, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
+    console.print(f"input: {data.plan.way}, for {data.plan.why}{most}", highlight=False, markup=False)
     console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
     if run.head_rows is not None:
         console.print(head_table(run.head_rows))

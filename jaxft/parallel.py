@@ -1,7 +1,9 @@
 """One step body over all devices, compiled by jit(shard_map) or by pmap; how state and batches are laid out for it."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import jax
@@ -10,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxft.errors import UserError
+from jaxft.host import free_host_memory
 from jaxft.step import AXIS
 
 Mode = Literal["jit", "pmap"]
@@ -27,6 +30,14 @@ def local_devices(count: int | None = None) -> Devices:
     if count is not None and count > len(devices):
         raise UserError(f"--devices {count}: this machine has {len(devices)}. Pass --devices {len(devices)} or fewer.")
     return devices[:count]
+
+
+def free_memory(devices: Devices) -> int:
+    """Bytes that each device may still take, by what its runtime says; on the CPU, its share of the free memory."""
+    stats = [device.memory_stats() for device in devices]
+    if all(stat and "bytes_limit" in stat for stat in stats):
+        return min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
+    return free_host_memory() // len(devices)
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
@@ -67,7 +78,19 @@ def put_batch(batch: Any, devices: Devices, mode: Mode) -> Any:
     return jax.device_put(batch, NamedSharding(mesh_of(devices), P(AXIS)))
 
 
+def put_ahead(batches: Iterator[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
+    """The batches on the devices: while a step runs on one, the next is already there and its successor on its way."""
+    ready = deque(map(put, islice(batches, 1)))
+    while ready:
+        ready.extend(map(put, islice(batches, 1)))
+        yield ready.popleft()
+
+
+def put_shared(tree: Any, devices: Devices) -> Any:
+    """A copy of the tree on every device, to be read only."""
+    return jax.device_put(tree, NamedSharding(mesh_of(devices), P()))
+
+
 def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
-    placed = jax.device_put(tree, NamedSharding(mesh_of(devices), P()))
-    return jax.tree.map(lambda x: x.copy(), placed)
+    return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))

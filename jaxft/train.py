@@ -22,10 +22,15 @@ from jaxft.checkpoint import open_checkpoints, restore_state, save_state
 from jaxft.config import Config, read_config
 from jaxft.console import Display, announce
 from jaxft.data.batches import check_batch_fits
-from jaxft.data.load import Data, decode_splits, open_splits
+from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
+from jaxft.data.feed import Feed
+from jaxft.data.load import open_splits
+from jaxft.data.plan import Keep
+from jaxft.data.prepare import load_data, make_feed, stores
 from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.loop import Hooks, NonFiniteLossError, Record, fit
+from jaxft.parallel import free_memory, local_devices
 from jaxft.report import draw_curves, summarise
 from jaxft.run_folder import append_record, describe, open_run_folder, read_records, write_records
 from jaxft.step import TrainState
@@ -42,6 +47,10 @@ class Arguments:
     """Carry on from the newest checkpoint in --out."""
     cache_dir: Path | None = None
     """Where decoded images and downloads are kept; ~/.cache/jaxft when not given."""
+    cache: bool = True
+    """Keep decoded images for the next run."""
+    cache_limit: float = LIMIT_BYTES / GIGABYTE
+    """GB of decoded images that are kept; those that no run has used for longest go first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = open_splits(config, cache_dir)
         pretrained = load_pretrained(config.model, cache_dir)
         check_batch_fits(len(splits.train), config.batch_size)
-        data = decode_splits(splits, config.images, cache_dir, display.decoding)
-        run = build(config, data.class_names, pretrained)
+        keep = Keep(cache_dir / "decoded" if arguments.cache else None, round(arguments.cache_limit * GIGABYTE))
+        free = free_memory(local_devices(config.devices))
+        data = load_data(splits, config, keep, free, display.decoding)
+        feed = make_feed(data, config, display.say)
+        run = build(config, data.class_names, pretrained, stores=stores(data))
         out = open_run_folder(arguments.out, name, resume=arguments.resume)
         describe(out, config, data.class_names)
-        announce(config, data, run, display.console)
-        return train(config, run, data, out, display, started)
+        announce(config, data, feed, run, display.console)
+        return train(config, run, feed, data.class_names, out, display, started)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -93,7 +105,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     return name, arguments
 
 
-def train(config: Config, run: Run, data: Data, out: Path, display: Display, started: float) -> int:
+def train(
+    config: Config, run: Run, feed: Feed, class_names: Sequence[str], out: Path, display: Display, started: float
+) -> int:
     """Run the loop into the run's folder; returns the exit status."""
     with open_checkpoints(out / "checkpoints") as checkpoints, stop_on_signals() as should_stop:
         run, records = carry_on(run, checkpoints, out)
@@ -109,11 +123,9 @@ def train(config: Config, run: Run, data: Data, out: Path, display: Display, sta
         try:
             outcome = fit(
                 run,
-                data.train,
-                data.test,
+                feed,
                 batch_size=config.batch_size,
                 num_epochs=config.epochs,
-                seed=config.seed,
                 hooks=Hooks(on_record, keep, should_stop),
             )
         except NonFiniteLossError as error:
@@ -123,7 +135,7 @@ def train(config: Config, run: Run, data: Data, out: Path, display: Display, sta
             f"stopped after step {int(outcome.state.step)}; the same command with --resume --out {out} carries on"
         )
         return EXIT_STOPPED
-    save_model(outcome.state, data.class_names, config, out)
+    save_model(outcome.state, class_names, config, out)
     summary = summarise(records, time.monotonic() - started, run.devices)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     draw_curves(records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}")

@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "download", "config", "paths", "resnet", "head"),
+    *("errors", "host", "download", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
-    *("data.augment", "data.batches", "optim", "step", "parallel", "build", "checkpoint", "loop"),
+    *("data.augment", "data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
+    *("optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
 )
 COMMANDS = {"train"}

@@ -1,45 +1,73 @@
 import numpy as np
 import pytest
 
-from jaxft.data.batches import batch_order, epoch_ends, eval_batches, train_batches
-from jaxft.data.canvas import Decoded
+from jaxft.data.batches import (
+    balanced_order,
+    check_batch_fits,
+    class_weights,
+    epoch_ends,
+    eval_rows,
+    num_eval_batches,
+    shuffled_order,
+)
 from jaxft.errors import UserError
 
-
-def numbered(num: int) -> Decoded:
-    images = np.broadcast_to(np.arange(num, dtype=np.uint8)[:, None, None, None], (num, 4, 4, 3))
-    labels = np.arange(num, dtype=np.int32)
-    return Decoded(images, np.stack([labels + 1] * 2, 1), labels, tuple(map(str, labels)), ())
+LABELS = np.array([0] * 12 + [1] * 3 + [2] * 5)
 
 
 def test_each_epoch_sees_every_image_once_in_a_new_order():
-    order = batch_order(10, 4, seed=0)
+    order = shuffled_order(10, 4, seed=0)
     seen = np.concatenate([order(step) for step in range(10)]).reshape(4, 10)
     assert [sorted(epoch) for epoch in seen.tolist()] == [list(range(10))] * 4
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 4
-    assert not np.array_equal(seen[0][:4], batch_order(10, 4, seed=1)(0))
+    assert not np.array_equal(seen[0][:4], shuffled_order(10, 4, seed=1)(0))
 
 
-def test_batch_t_depends_on_nothing_but_seed_and_t():
-    first, second = train_batches(numbered(10), 4, 3), train_batches(numbered(10), 4, 3)
-    for step in (0, 1, 2):
+@pytest.mark.parametrize(
+    "make", [lambda seed: shuffled_order(20, 4, seed), lambda seed: balanced_order(LABELS, 4, seed)]
+)
+def test_batch_t_depends_on_nothing_but_seed_and_t(make):
+    first = make(3)
+    for step in range(50):
         first(step)
-    for ours, theirs in zip(first(7), second(7), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(first(7), make(3)(7))
+    assert not np.array_equal(make(3)(7), make(4)(7))
+    assert first(7).dtype == np.int32
 
 
-def test_rows_of_a_batch_belong_together():
-    batch = train_batches(numbered(10), 4, 0)(5)
-    np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.labels)
-    np.testing.assert_array_equal(batch.sizes[:, 0], batch.labels + 1)
-    assert batch.positions.tolist() == [0, 1, 2, 3]
+def test_the_balanced_order_goes_round_the_classes_and_through_each_of_them():
+    order = balanced_order(LABELS, 4, seed=0)
+    rows = np.concatenate([order(step) for step in range(90)])
+    rounds = LABELS[rows].reshape(-1, 3)
+    assert (np.sort(rounds, 1) == [0, 1, 2]).all()
+    assert len({tuple(each) for each in rounds.tolist()}) == 6
+    for label, count in enumerate((12, 3, 5)):
+        own = rows[LABELS[rows] == label]
+        turns = own[: len(own) // count * count].reshape(-1, count)
+        assert (np.sort(turns, 1) == np.flatnonzero(label == LABELS)).all()
+        assert len({tuple(each) for each in turns.tolist()}) > 1
+
+
+def test_a_class_without_images_takes_no_part():
+    labels = np.array([0, 2, 2, 2])
+    rows = balanced_order(labels, 4, seed=0)(0)
+    assert np.bincount(labels[rows], minlength=3).tolist() == [2, 0, 2]
+    assert class_weights(labels, 3).tolist() == [2.0, 0.0, np.float32(2 / 3)]
+
+
+def test_class_weights_are_inverse_counts_and_1_on_average():
+    weights = class_weights(LABELS, 3)
+    np.testing.assert_allclose(weights * np.bincount(LABELS), 20 / 3, rtol=1e-6)
+    np.testing.assert_allclose(weights[LABELS].mean(), 1, rtol=1e-6)
+    assert weights.dtype == np.float32
 
 
 def test_evaluation_counts_every_image_once():
-    batches = list(eval_batches(numbered(10), 4))
-    counted = [label for batch in batches for label, weight in zip(batch.labels, batch.weights, strict=True) if weight]
+    batches = [eval_rows(10, 4, step) for step in range(num_eval_batches(10, 4))]
+    counted = [row for rows, weights in batches for row, weight in zip(rows, weights, strict=True) if weight]
     assert counted == list(range(10))
-    assert {len(batch.labels) for batch in batches} == {4}
+    assert {len(rows) for rows, _ in batches} == {4}
+    assert max(rows.max() for rows, _ in batches) == 9
 
 
 def test_epochs_end_after_all_their_images():
@@ -49,4 +77,5 @@ def test_epochs_end_after_all_their_images():
 
 def test_a_batch_larger_than_the_set():
     with pytest.raises(UserError, match=r"--batch-size 11 is larger than the training set \(10 images\).*size 10 or"):
-        train_batches(numbered(10), 11, 0)
+        check_batch_fits(10, 11)
+    check_batch_fits(1, 1)

@@ -8,7 +8,9 @@ import pytest
 
 from configs import HOTDOG
 from jaxft.config import Config, ImageConfig
-from jaxft.data.load import decode_splits, open_splits
+from jaxft.data.load import open_splits
+from jaxft.data.plan import Keep
+from jaxft.data.prepare import load_data
 from jaxft.errors import UserError
 
 
@@ -40,7 +42,8 @@ def test_a_zip_is_fetched_checked_and_unpacked_once(archive, tmp_path):
         assert splits.train.class_names == ("hotdog", "not-hotdog")
     assert requests == ["/hotdog.zip"]
     told = []
-    data = decode_splits(splits, config.images, tmp_path / "cache", lambda *words: told.append(words))
+    keep = Keep(tmp_path / "cache/decoded", 10**9)
+    data = load_data(splits, config, keep, 10**9, lambda *words: told.append(words))
     assert (data.train.images[:, 0, 0] == [9, 8, 7]).all()
     assert data.test.images.shape == (4, 32, 32, 3)
     assert told[-1] == ("decoding test images", 4, 4)
@@ -80,6 +83,7 @@ def test_the_chapters_recipe_is_for_a_mean_loss():
 
 
 def test_the_demo_needs_no_cache(tmp_path):
-    data = decode_splits(open_splits(Config(), tmp_path), ImageConfig(image_size=64), tmp_path, lambda *_: None)
+    config = Config(images=ImageConfig(image_size=64))
+    data = load_data(open_splits(config, tmp_path), config, Keep(tmp_path, 10**9), 10**9, lambda *_: None)
     assert (len(data.train.labels), len(data.test.labels)) == (200, 400)
     assert list(tmp_path.iterdir()) == []

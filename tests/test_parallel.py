@@ -1,6 +1,7 @@
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -12,8 +13,9 @@ from configs import DEMO
 from convert.pretrained import load_pretrained
 from jaxft.build import Run, build
 from jaxft.data.augment import Batch, EvalBatch
-from jaxft.data.batches import train_batches
+from jaxft.data.batches import shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, decode_set
+from jaxft.data.feed import mapped_feed
 from jaxft.data.kitchen import TARGET_CLASSES, target_set
 from jaxft.data.sources import ArraySource
 from jaxft.errors import UserError
@@ -34,14 +36,16 @@ def posters() -> Decoded:
     return decode_set(ArraySource(*target_set("train")), Canvas(80), cache_dir=None)
 
 
-def batches() -> Callable[[int], Batch]:
-    return train_batches(posters(), DEMO.batch_size, seed=0)
+@functools.cache
+def batches() -> Sequence[Batch]:
+    order = shuffled_order(len(posters().labels), DEMO.batch_size, seed=0)
+    return list(islice(mapped_feed(posters(), posters(), order, DEMO.batch_size).train(0), STEPS))
 
 
 def train(run: Run) -> tuple[list[float], TrainState]:
     state, losses = run.state, []
     for step in range(STEPS):
-        state, metrics = run.train_step(state, run.put(batches()(step)), run.key)
+        state, metrics = run.train_step(state, run.put(batches()[step]), run.key)
         losses.append(float(metrics.loss))
     return losses, jax.device_get(state)
 
@@ -67,7 +71,7 @@ def test_unsynchronised_batch_norm_is_another_run(reference):
 @pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
 def test_evaluation_leaves_out_what_only_fills_the_batch(parallel, devices):
     run = small_run(parallel, devices)
-    batch = jax.tree.map(lambda rows: rows[:16], batches()(0))
+    batch = jax.tree.map(lambda rows: rows[:16], batches()[0])
     images = batch.images[:, :64, :64]
     weights = np.array([1.0] * 11 + [0.0] * 5, np.float32)
     sums = run.eval_step(run.state, run.put(EvalBatch(images, batch.labels, weights)))
@@ -82,7 +86,7 @@ def test_evaluation_leaves_out_what_only_fills_the_batch(parallel, devices):
 
 def test_state_is_donated():
     run = small_run()
-    run.train_step(run.state, run.put(batches()(0)), run.key)
+    run.train_step(run.state, run.put(batches()[0]), run.key)
     assert run.state.params["conv1"]["kernel"].is_deleted()
 
 

@@ -1,20 +1,54 @@
-"""Batch t of a run, as a pure function of (seed, t): to resume at step t is to ask for batch t."""
+"""Which images make batch t of a run, as a pure function of (seed, t): to resume at step t is to ask for batch t."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import grain
 import numpy as np
 
-from jaxft.data.augment import Batch, EvalBatch
-from jaxft.data.canvas import Decoded
 from jaxft.errors import UserError
 
+Order = Callable[[int], np.ndarray]
+"""From a step t to the rows of its batch, int32 [b]."""
 
-def batch_order(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """The indices of batch t: a new shuffle each epoch; batches straddle epochs, so that no image is dropped."""
+CACHED = 16
+
+
+def shuffled_order(num_images: int, batch_size: int, seed: int) -> Order:
+    """A new shuffle each epoch; batches straddle epochs, so that no image is dropped."""
     order = grain.MapDataset.range(num_images).shuffle(seed=seed).repeat().batch(batch_size)
-    return lambda step: np.asarray(order[step])
+    return lru_cache(CACHED)(lambda step: np.asarray(order[step], np.int32))
+
+
+def balanced_order(labels: np.ndarray, batch_size: int, seed: int) -> Order:
+    """Every class equally often: in rounds of one image a class, each class going through its own images in turn.
+
+    An epoch still has as many images as the set, so that it sees those of large classes in part, of small ones again.
+    """
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rounds = grain.MapDataset.range(len(members)).shuffle(seed=seed).repeat()
+    images = [
+        grain.MapDataset.source(rows.tolist()).shuffle(seed=(seed + 1 + i) % 2**32).repeat()
+        for i, rows in enumerate(members)
+    ]
+
+    def row(place: int) -> Any:
+        label: Any = rounds[place]
+        return images[label][place // len(members)]
+
+    def order(step: int) -> np.ndarray:
+        return np.array([row(place) for place in range(step * batch_size, (step + 1) * batch_size)], np.int32)
+
+    return lru_cache(CACHED)(order)
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """A weight a class, in inverse proportion to its number of images: float32 [k], 1 on average over the images."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
 def check_batch_fits(num_images: int, batch_size: int) -> None:
@@ -26,32 +60,15 @@ def check_batch_fits(num_images: int, batch_size: int) -> None:
         )
 
 
-def train_batches(decoded: Decoded, batch_size: int, seed: int) -> Callable[[int], Batch]:
-    """Batch t of a training set of canvases.
-
-    Raises:
-        UserError: a batch larger than the set.
-    """
-    num_images = len(decoded.labels)
-    check_batch_fits(num_images, batch_size)
-    order = batch_order(num_images, batch_size, seed)
-    positions = np.arange(batch_size, dtype=np.int32)
-
-    def batch(step: int) -> Batch:
-        rows = order(step)
-        return Batch._make((decoded.images[rows], decoded.sizes[rows], decoded.labels[rows], positions))
-
-    return batch
+def eval_rows(num_images: int, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int32 [b] and weights float32 [b] of an evaluation batch; the last one is filled up at weight 0."""
+    rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+    return np.minimum(rows, num_images - 1), (rows < num_images).astype(np.float32)
 
 
-def eval_batches(decoded: Decoded, batch_size: int) -> Iterator[EvalBatch]:
-    """Every image once, in order; the last batch is filled up with copies of weight 0."""
-    num_images = len(decoded.labels)
-    for start in range(0, num_images, batch_size):
-        rows = np.arange(start, start + batch_size)
-        weights = (rows < num_images).astype(np.float32)
-        rows = np.minimum(rows, num_images - 1)
-        yield EvalBatch._make((decoded.images[rows], decoded.labels[rows], weights))
+def num_eval_batches(num_images: int, batch_size: int) -> int:
+    """Batches that hold every image once."""
+    return math.ceil(num_images / batch_size)
 
 
 def epoch_ends(num_images: int, batch_size: int, num_epochs: int) -> list[int]:

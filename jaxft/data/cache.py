@@ -1,4 +1,4 @@
-"""Decoded pixels on disk: a .npy of one row an image, then one JSON object and its SHA-256; whole, or not there at all."""
+"""Decoded pixels on disk: rows as .npy has them, then one JSON object and its SHA-256; whole, or not there at all."""
 
 import errno
 import hashlib

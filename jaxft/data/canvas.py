@@ -1,8 +1,8 @@
 """Decode once: training canvases and evaluation crops, made on all cores and kept in a memory-mapped file."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +27,7 @@ from jaxft.data.images import (
 )
 from jaxft.data.sources import Source, shown
 from jaxft.errors import UserError
+from jaxft.host import num_cores
 
 __all__ = ["Canvas", "Decoded", "EvalCrop", "canvas_size", "decode", "decode_set", "eval_crop", "to_canvas"]
 
@@ -133,15 +134,12 @@ def name_of(item: Encoded, i: int) -> str:
     return shown(item) if isinstance(item, Path) else f"image {i}"
 
 
-def in_order(make: Callable[[int], T], start: int, stop: int, *, threads: int, ahead: int) -> Iterator[T]:
+def in_order(make: Callable[[int], T], start: int, stop: int, *, threads: int, ahead: int) -> Generator[T, None, None]:
     """make(start), make(start + 1), …, made in threads, at most `ahead` of them before they are asked for."""
     dataset = grain.MapDataset.range(start, stop).map(lambda i: make(int(i)))
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    made: Any = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+    with closing(made):
+        yield from made
 
 
 def _rows(

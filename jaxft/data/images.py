@@ -119,7 +119,7 @@ def opened(item: Encoded) -> Iterator[PIL.Image.Image]:
     except PIL.Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS:,} pixels: a decompression bomb?") from None
     except PIL.UnidentifiedImageError:
-        empty = not (item if isinstance(item, bytes) else item.stat().st_size)
+        empty = item == b"" or (isinstance(item, Path) and not item.stat().st_size)
         raise BadImageError("empty file" if empty else "not an image that PIL knows") from None
     except Exception as error:  # PIL's plugins raise whatever their parsing meets: struct.error, SyntaxError, …
         raise BadImageError(_reason(error)) from None

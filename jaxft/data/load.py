@@ -1,29 +1,16 @@
-"""From a data SPEC to decoded training and test images."""
+"""From a data SPEC to the sources of training and test images."""
 
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from jaxft.config import Config, ImageConfig
+from jaxft.config import Config
 from jaxft.data import kitchen
-from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
-from jaxft.data.sources import ArraySource, Source, Splits, open_folder
+from jaxft.data.sources import ArraySource, Splits, open_folder
 from jaxft.download import fetch
 from jaxft.errors import UserError
-
-
-class Data(NamedTuple):
-    """A data set, decoded: canvases to train on, crops to test on, and lines that the user should read."""
-
-    train: Decoded
-    test: Decoded
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 def open_splits(config: Config, cache_dir: Path) -> Splits:
@@ -41,28 +28,6 @@ def open_splits(config: Config, cache_dir: Path) -> Splits:
     else:
         folder = Path(spec).expanduser()
     return open_folder(folder, val_fraction=config.images.val_fraction, seed=config.seed)
-
-
-def decode_splits(
-    splits: Splits, config: ImageConfig, cache_dir: Path, progress: Callable[[str, int, int], None]
-) -> Data:
-    """Decode both splits; `progress(what, done, total)` is called as it goes.
-
-    Raises:
-        UserError: as `decode_set`.
-    """
-    side = config.canvas or canvas_size(splits.train, config.image_size)
-
-    def decode(what: str, source: Source, recipe: Canvas | EvalCrop) -> Decoded:
-        # Arrays are there already: to decode them costs less than a cache would.
-        cache = None if isinstance(source, ArraySource) else cache_dir / "decoded"
-        tell = partial(progress, f"decoding {what} images")
-        return decode_set(source, recipe, cache_dir=cache, skip_bad=config.skip_bad_images, progress=tell)
-
-    train = decode("training", splits.train, Canvas(side))
-    test = decode("test", splits.test, EvalCrop(config.image_size, config.eval_resize))
-    skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
-    return Data(train, test, splits.train.class_names, (*splits.notes, *skipped))
 
 
 def fetch_zip(url: str, folder: Path) -> Path:

@@ -1,0 +1,159 @@
+"""Batches of a data set, three ways: named for a set in device memory, gathered from a map, or decoded on the fly.
+
+All three give the same images, bit for bit, and make a few before they are asked for, in threads.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxft.data.augment import Batch, EvalBatch
+from jaxft.data.batches import Order, eval_rows, num_eval_batches
+from jaxft.data.cache import release
+from jaxft.data.canvas import AHEAD, Decoded, Photo, decode_one, in_order
+from jaxft.data.images import Recipe, quiet
+from jaxft.data.resident import EvalPicks, Picks
+from jaxft.data.sources import Source
+from jaxft.errors import UserError
+from jaxft.host import num_cores
+
+FOREVER = 2**62
+BATCHES_AHEAD = 2
+GATHERERS = 2  # Threads: one copies while the other waits for the disk.
+
+
+Batches = Generator[Any, None, None]
+
+
+class Streamed(NamedTuple):
+    """A set that is decoded anew each time it is read."""
+
+    source: Source
+    recipe: Recipe
+    labels: Int32[np.ndarray, " n"]
+
+
+class Feed(NamedTuple):
+    """Batches on the host: `train(t)` from step t on, without end; `test()` the whole test set once. Close both."""
+
+    num_train: int
+    num_test: int
+    train: Callable[[int], Batches]
+    test: Callable[[], Batches]
+    host_bytes: int
+    """The most that training images take of the host's memory on their way, the batch being copied included."""
+
+
+def resident_feed(num_train: int, num_test: int, order: Order, batch_size: int) -> Feed:
+    """Picks of stores that are on the devices already (see jaxft.data.resident)."""
+    positions = np.arange(batch_size, dtype=np.int32)
+
+    def train(step: int) -> Batches:
+        return _ahead(lambda t: Picks._make((order(t), positions)), step, FOREVER, threads=1)
+
+    def test() -> Batches:
+        for step in range(num_eval_batches(num_test, batch_size)):
+            yield EvalPicks._make(eval_rows(num_test, batch_size, step))
+
+    return Feed(num_train, num_test, train, test, host_bytes=0)
+
+
+def mapped_feed(train: Decoded, test: Decoded, order: Order, batch_size: int) -> Feed:
+    """Batches gathered from decoded sets."""
+    positions = np.arange(batch_size, dtype=np.int32)
+
+    def train_batch(step: int) -> Batch:
+        rows = order(step)
+        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], positions))
+
+    def test_batch(step: int) -> EvalBatch:
+        rows, weights = eval_rows(len(test.labels), batch_size, step)
+        return EvalBatch._make((_gather(test.images, rows), test.labels[rows], weights))
+
+    return Feed(
+        len(train.labels),
+        len(test.labels),
+        lambda step: _ahead(train_batch, step, FOREVER, threads=GATHERERS),
+        lambda: _ahead(test_batch, 0, num_eval_batches(len(test.labels), batch_size), threads=GATHERERS),
+        host_bytes=(BATCHES_AHEAD + 1) * batch_size * train.images[0].nbytes,
+    )
+
+
+def streamed_feed(
+    train: Streamed,
+    test: Streamed,
+    order: Order,
+    batch_size: int,
+    *,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = print,
+) -> Feed:
+    """Batches decoded on the fly, on all cores.
+
+    With `skip_bad`, the place of a training image that cannot be decoded is taken by the next one that can, a test
+    image is left out, and `report` is told, once an image; otherwise a UserError ends the run.
+    """
+    num_train, num_test = len(train.labels), len(test.labels)
+    positions = np.arange(batch_size, dtype=np.int32)
+    told: set[str] = set()
+
+    def read(data: Streamed, i: int) -> Photo:
+        photo = decode_one(data.source, i, data.recipe)
+        if photo.bad is None:
+            return photo
+        if not skip_bad:
+            raise UserError(
+                f"{photo.name}: {photo.bad}. Put it right and go on with --resume, or pass --skip-bad-images."
+            )
+        if photo.name not in told:
+            told.add(photo.name)
+            report(f"skipped {photo.name}: {photo.bad}")
+        return photo
+
+    def train_photo(place: int) -> Photo:
+        first = order(place // batch_size)[place % batch_size]
+        photos = (read(train, int(first + i) % num_train) for i in range(num_train))
+        found = next((photo for photo in photos if photo.bad is None), None)
+        if found is None:
+            raise UserError("none of the training images can be decoded. Mend them, or pass another --data.")
+        return found
+
+    def train_batches(step: int) -> Batches:
+        for photos in _grouped(train_photo, step * batch_size, FOREVER, batch_size):
+            pixels, sizes, labels, _, _ = zip(*photos, strict=True)
+            yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), positions))
+
+    def test_batches() -> Batches:
+        size = test.recipe.size
+        for photos in _grouped(lambda i: read(test, i), 0, num_test, batch_size):
+            images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
+            weights = np.zeros(batch_size, np.float32)
+            for place, photo in enumerate(photos):
+                if photo.pixels is not None:
+                    images[place], labels[place], weights[place] = photo.pixels, photo.label, 1
+            yield EvalBatch._make((images, labels, weights))
+
+    host_bytes = (2 * batch_size + AHEAD * num_cores()) * 3 * train.recipe.size**2
+    return Feed(num_train, num_test, train_batches, test_batches, host_bytes)
+
+
+def _gather(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    gathered = images[rows]
+    release(images)
+    return gathered
+
+
+def _ahead(make: Callable[[int], Any], start: int, stop: int, *, threads: int) -> Batches:
+    return in_order(make, start, stop, threads=threads, ahead=BATCHES_AHEAD)
+
+
+def _grouped(make: Callable[[int], Photo], start: int, stop: int, size: int) -> Iterator[list[Photo]]:
+    """Photographs decoded on all cores, in lists of `size`, one of them ahead; the last may be shorter."""
+    cores = num_cores()
+    with quiet(), closing(in_order(make, start, stop, threads=cores, ahead=size + AHEAD * cores)) as photos:
+        while group := list(islice(photos, size)):
+            yield group

@@ -1,0 +1,98 @@
+"""From sources to what a run reads: images decoded or to be streamed, by the plan, and the feed of batches."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxft.config import Config
+from jaxft.data.batches import balanced_order, check_batch_fits, shuffled_order
+from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
+from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
+from jaxft.data.plan import Keep, Plan, plan_input
+from jaxft.data.resident import Store
+from jaxft.data.sources import ArraySource, Source, Splits
+
+
+class Data(NamedTuple):
+    """A data set: canvases to train on and crops to test on, and lines that the user should read."""
+
+    train: Decoded | Streamed
+    test: Decoded | Streamed
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+    plan: Plan
+
+
+def load_data(
+    splits: Splits, config: Config, keep: Keep, device_bytes: int, progress: Callable[[str, int, int], None]
+) -> Data:
+    """Plan how the run is fed and decode both splits, unless they are streamed.
+
+    `device_bytes` are free on each device; `progress(what, done, total)` is called as images are decoded.
+
+    Raises:
+        UserError: as `decode_set` and `plan_input`.
+    """
+    images = config.images
+    recipes = (
+        Canvas(images.canvas or canvas_size(splits.train, images.image_size)),
+        EvalCrop(images.image_size, images.eval_resize),
+    )
+    sources = (splits.train, splits.test)
+    # Arrays are there already: to decode them costs less than a cache would.
+    if isinstance(splits.train, ArraySource):
+        keep = keep._replace(folder=None)
+    num_bytes = sum(len(source) * 3 * recipe.size**2 for source, recipe in zip(sources, recipes, strict=True))
+    plan = plan_input(config.input, num_bytes, device_bytes, keep)
+    if plan.way == "stream":
+        train = Streamed(splits.train, recipes[0], labels_of(splits.train))
+        test = Streamed(splits.test, recipes[1], labels_of(splits.test))
+        return Data(train, test, splits.train.class_names, splits.notes, plan)
+    train, test = (
+        decode_set(
+            source,
+            recipe,
+            cache_dir=keep.folder,
+            cache_limit=keep.limit,
+            skip_bad=images.skip_bad_images,
+            progress=partial(progress, f"decoding {what} images"),
+        )
+        for source, recipe, what in zip(sources, recipes, ("training", "test"), strict=True)
+    )
+    skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
+    return Data(train, test, splits.train.class_names, (*splits.notes, *train.notes, *test.notes, *skipped), plan)
+
+
+def make_feed(data: Data, config: Config, report: Callable[[str], None]) -> Feed:
+    """The run's batches, by the plan; `report` is told of streamed images that are skipped.
+
+    Raises:
+        UserError: a batch larger than the training set.
+    """
+    num_train, size = len(data.train.labels), config.batch_size
+    check_batch_fits(num_train, size)
+    if config.balance == "sampler":
+        order = balanced_order(data.train.labels, size, config.seed)
+    else:
+        order = shuffled_order(num_train, size, config.seed)
+    match data.train, data.test:
+        case Streamed() as train, Streamed() as test:
+            return streamed_feed(train, test, order, size, skip_bad=config.images.skip_bad_images, report=report)
+        case Decoded() as train, Decoded() as test if data.plan.way == "mmap":
+            return mapped_feed(train, test, order, size)
+    return resident_feed(num_train, len(data.test.labels), order, size)
+
+
+def stores(data: Data) -> tuple[Store, Store] | None:
+    """What goes into device memory before a resident run: the training and the test set."""
+    match data.train, data.test:
+        case Decoded() as train, Decoded() as test if data.plan.way == "resident":
+            return Store._make(train[:3]), Store._make(test[:3])
+    return None
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """The label of every image: int32 [n]."""
+    return np.array([source.read(i)[1] for i in range(len(source))], np.int32)

@@ -1,0 +1,206 @@
+"""The cache of decoded images: killed, damaged, outdated, too large, on a full disk."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxft.data import canvas, images
+from jaxft.data.canvas import EvalCrop, decode_set
+from jaxft.data.sources import ArraySource, FileSource
+from jaxft.errors import UserError
+from pictures import BytesSource, encoded, photo, photo_files, same, spoil
+
+CROP = EvalCrop(32, "short")
+JPEG, PNG = encoded(photo(64, 64), "JPEG"), encoded(photo(64, 64))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> FileSource:
+    return photo_files(tmp_path / "photos")
+
+
+@pytest.fixture
+def decodings(monkeypatch) -> list:
+    """What has been decoded."""
+    done = []
+
+    def counted(item, recipe):
+        done.append(item)
+        return images.render(item, recipe)
+
+    monkeypatch.setattr(canvas, "render", counted)
+    return done
+
+
+def test_a_second_run_decodes_nothing(photos, decodings, tmp_path):
+    first = decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    assert len(decodings) == 12
+    second = decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    assert len(decodings) == 12
+    assert same(first, second)
+
+
+@pytest.mark.parametrize("change", ["time", "size", "one more", "label", "class names", "recipe", "code", "order"])
+def test_what_changes_the_result_is_decoded_anew(change, photos, decodings, tmp_path, monkeypatch):
+    decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    decodings.clear()
+    paths, labels, names = list(photos.paths), list(photos.labels), photos.class_names
+    recipe = CROP
+    if change == "time":
+        stat = paths[3].stat()
+        os.utime(paths[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    elif change == "size":
+        stat = paths[3].stat()
+        paths[3].write_bytes(paths[3].read_bytes() + b" ")
+        os.utime(paths[3], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "one more":
+        paths, labels = [*paths, paths[0]], [*labels, 0]
+    elif change == "label":
+        labels[0] = 1
+    elif change == "class names":
+        names = ("a", "c")
+    elif change == "recipe":
+        recipe = EvalCrop(32, "squash")
+    elif change == "code":
+        monkeypatch.setattr(canvas, "CODE_VERSION", canvas.CODE_VERSION + 1)
+    elif change == "order":
+        paths[0], paths[2] = paths[2], paths[0]
+    again = decode_set(FileSource(paths, labels, names), recipe, cache_dir=tmp_path / "cache")
+    assert len(decodings) == len(paths)
+    assert again.labels.tolist() == labels
+    assert again.names == tuple(map(str, paths))
+
+
+def test_bytes_and_arrays_are_known_by_their_content(decodings, tmp_path):
+    arrays = np.stack([np.asarray(photo(40, 40, seed=i)) for i in range(2)])
+    for _ in range(2):
+        decode_set(BytesSource([PNG, JPEG]), CROP, cache_dir=tmp_path)
+        decode_set(ArraySource(arrays, np.array([0, 1]), ("a", "b")), CROP, cache_dir=tmp_path)
+        assert len(decodings) == 4
+    arrays[0, 0, 0, 0] ^= 1
+    decode_set(ArraySource(arrays, np.array([0, 1]), ("a", "b")), CROP, cache_dir=tmp_path)
+    decode_set(BytesSource([JPEG, PNG]), CROP, cache_dir=tmp_path)
+    assert len(decodings) == 8
+
+
+def test_a_run_stopped_midway_leaves_nothing(photos, tmp_path):
+    def stop(done, total):
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_set(photos, CROP, cache_dir=tmp_path / "cache", progress=stop)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert len(decode_set(photos, CROP, cache_dir=tmp_path / "cache").labels) == 12
+
+
+def test_what_a_killed_run_left_is_never_read_and_is_cleared_after_a_day(photos, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    old, new = cache / ".building-old.npy", cache / ".building-new.npy"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    assert len(decode_set(photos, CROP, cache_dir=cache).labels) == 12
+    assert not old.exists()
+    assert new.exists()
+
+
+DAMAGE = {
+    "half": lambda whole: whole[: len(whole) // 2],
+    "a byte short": lambda whole: whole[:-1],
+    "empty": lambda whole: b"",
+    "no tail": lambda whole: whole[: whole.rindex(b'{"sizes"')],
+    "noise": lambda whole: bytes(1000),
+    "other tail": lambda whole: whole[: whole.rindex(b'{"sizes"')] + b"[1]",
+    "tail of another set": lambda whole: whole.replace(b'"labels": [0, ', b'"labels": ['),
+    "a pixel": lambda whole: whole[:20_000] + bytes([whole[20_000] ^ 1]) + whole[20_001:],
+    "pixels never written": lambda whole: whole[:9000] + bytes(4096) + whole[13_096:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_built_anew(damage, photos, decodings, tmp_path):
+    first = decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    expected = first._replace(images=np.array(first.images))
+    del first
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(DAMAGE[damage](whole))
+    assert file.read_bytes() != whole
+    again = decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    assert again.notes == (f"{file} was damaged: its images have been decoded anew",)
+    assert same(again._replace(notes=()), expected)
+    assert len(decodings) == 24
+    assert file.read_bytes() == whole
+
+
+def test_a_cache_of_another_shape_is_built_anew(photos, decodings, tmp_path):
+    decode_set(photos, CROP, cache_dir=tmp_path)
+    (file,) = tmp_path.glob("*.npy")
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"(12, 32, 32, 3)", b"(12, 32, 96, 1)"))
+    assert decode_set(photos, CROP, cache_dir=tmp_path).images.shape == (12, 32, 32, 3)
+    assert file.read_bytes() == whole
+
+
+def test_two_processes_at_once_both_get_the_set(photos, tmp_path):
+    cache, inner = tmp_path / "cache", []
+
+    def other_run(done, total):
+        if done == 6:
+            inner.append(decode_set(photos, CROP, cache_dir=cache))
+
+    outer = decode_set(photos, CROP, cache_dir=cache, progress=other_run)
+    assert same(outer, inner[0])
+    (file,) = cache.iterdir()
+    # NumPy alone can read it, and what follows the pixels is JSON.
+    np.testing.assert_array_equal(np.load(file), outer.images)
+    assert json.loads(file.read_bytes()[128 + outer.images.nbytes : -32])["bad"] == []
+
+
+def test_a_cache_with_bad_images_decodes_those_alone(photos, decodings, tmp_path):
+    spoil(photos, 4)
+    first = decode_set(photos, CROP, cache_dir=tmp_path, skip_bad=True)
+    decodings.clear()
+    assert same(decode_set(photos, CROP, cache_dir=tmp_path, skip_bad=True), first)
+    assert decodings == [photos.paths[4]]
+    with pytest.raises(UserError, match=r"1 of 12 images cannot be decoded:\n  .*04.png"):
+        decode_set(photos, CROP, cache_dir=tmp_path)
+
+
+def test_an_image_mended_without_a_change_of_its_file_is_taken_up(photos, tmp_path, monkeypatch):
+    # A permission given, say: it changes neither size nor time.
+    with monkeypatch.context() as patch:
+        patch.setattr(canvas, "render", lambda item, recipe: locked(item, recipe, photos.paths[4]))
+        assert len(decode_set(photos, CROP, cache_dir=tmp_path, skip_bad=True).labels) == 11
+    decoded = decode_set(photos, CROP, cache_dir=tmp_path, skip_bad=True)
+    assert len(decoded.labels) == 12
+    assert decoded.skipped == ()
+
+
+def locked(item, recipe, path):
+    return (None, (0, 0), "Permission denied") if item == path else images.render(item, recipe)
+
+
+def test_a_cache_folder_that_cannot_be_written(photos, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"file/cache: the decoded images cannot be kept there \(Not a directory\)"):
+        decode_set(photos, CROP, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_a_disk_too_full_is_told_before_the_work(photos, decodings, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(
+        UserError, match=r"0.00 GB are needed and 0.00 GB free\). Make room, pass another --cache-dir, or"
+    ):
+        decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    assert decodings == []

@@ -1,0 +1,194 @@
+"""The three ways of feeding a run: the same batches and the same run, and what each does where images fail."""
+
+import dataclasses
+import threading
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import DEMO
+from convert.pretrained import load_pretrained
+from jaxft.build import build
+from jaxft.config import Config, ImageConfig
+from jaxft.data import feed as feeds
+from jaxft.data.batches import shuffled_order
+from jaxft.data.canvas import Canvas, Decoded, EvalCrop, decode_set
+from jaxft.data.feed import Feed, Streamed, mapped_feed, streamed_feed
+from jaxft.data.plan import Keep
+from jaxft.data.prepare import load_data, make_feed, stores
+from jaxft.data.resident import Store, take, take_eval
+from jaxft.data.sources import ArraySource, FileSource, Splits
+from jaxft.errors import UserError
+from jaxft.loop import Hooks, Record, fit
+from pictures import photo_files, spoil
+
+WAYS = ("resident", "mmap", "stream")
+IMAGES = ImageConfig(image_size=32, canvas=48)
+CLASSES = ("a", "b")
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Splits:
+    train, test = photo_files(tmp_path / "train"), photo_files(tmp_path / "test")
+    return Splits(train, FileSource(test.paths[:7], test.labels[:7], CLASSES), ())
+
+
+def opened(splits: Splits, way: str, cache: Path | None, **changes) -> tuple[Feed, tuple[Store, Store] | None]:
+    config = Config(images=IMAGES, input=way, batch_size=4, seed=3, **changes)  # pyright: ignore[reportArgumentType]
+    data = load_data(splits, config, Keep(cache, 10**9), 10**9, lambda *_: None)
+    return make_feed(data, config, pytest.fail), stores(data)
+
+
+def whole_batches(feed: Feed, sets: tuple[Store, Store] | None, first: int, num: int) -> tuple[list, list]:
+    """Batches as the step sees them: picks are taken out of their store."""
+    with closing(feed.train(first)) as train, closing(feed.test()) as test:
+        batches, tests = list(islice(train, num)), list(test)
+    if sets is not None:
+        train_set, test_set = jax.device_put(sets)
+        batches = [jax.jit(take)(train_set, picks) for picks in batches]
+        tests = [jax.jit(take_eval)(test_set, picks) for picks in tests]
+    return batches, tests
+
+
+@pytest.mark.parametrize("balance", ["none", "sampler"])
+def test_the_three_ways_give_the_same_batches_bit_for_bit(splits, balance, tmp_path):
+    ours = [whole_batches(*opened(splits, way, tmp_path / "cache", balance=balance), 5, 9) for way in WAYS]
+    ours.append(whole_batches(*opened(splits, "mmap", None, balance=balance), 5, 9))
+    expected = jax.tree.leaves(ours[0])
+    assert len(expected) == 9 * 4 + 2 * 3
+    for other in ours[1:]:
+        leaves = jax.tree.leaves(other)
+        assert [leaf.dtype for leaf in leaves] == [leaf.dtype for leaf in expected]
+        for leaf, wanted in zip(leaves, expected, strict=True):
+            # What fills the last evaluation batch counts for nothing.
+            np.testing.assert_array_equal(leaf[:3], wanted[:3])
+    batches, tests = ours[1]
+    assert [batch.weights.tolist() for batch in tests] == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert batches[0].positions.tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_a_batch_belong_together():
+    numbers = np.arange(10, dtype=np.int32)
+    images = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (10, 4, 4, 3))
+    numbered = Decoded(images, np.stack([numbers + 1] * 2, 1), numbers, tuple(map(str, numbers)), ())
+    feed = mapped_feed(numbered, numbered, shuffled_order(10, 4, 0), 4)
+    with closing(feed.train(5)) as batches:
+        batch = next(batches)
+    np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.labels)
+    np.testing.assert_array_equal(batch.sizes[:, 0], batch.labels + 1)
+    np.testing.assert_array_equal(batch.labels, shuffled_order(10, 4, 0)(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("pmap", 2)])
+def test_the_three_ways_are_one_run(splits, parallel, devices, tmp_path):
+    runs = []
+    for way in WAYS:
+        records: list[Record] = []
+        config = dataclasses.replace(DEMO, images=IMAGES, input=way, batch_size=4, parallel=parallel, devices=devices)
+        data = load_data(splits, config, Keep(tmp_path / "cache", 10**9), 10**9, lambda *_: None)
+        run = build(config, CLASSES, load_pretrained(config.model, tmp_path), stores=stores(data))
+        hooks = Hooks(records.append, lambda _: None, lambda: False)
+        feed = make_feed(data, config, pytest.fail)
+        state = fit(run, feed, batch_size=4, num_epochs=2, hooks=hooks).state
+        runs.append((jax.device_get(state), [record[:-1] for record in records]))
+    for state, records in runs[1:]:
+        assert records == runs[0][1]
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(runs[0][0]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_little_is_made_before_it_is_asked_for(splits, monkeypatch):
+    made = []
+    gather = feeds._gather
+    monkeypatch.setattr(feeds, "_gather", lambda images, rows: made.append(len(rows)) or gather(images, rows))
+    feed, _ = opened(splits, "mmap", None)
+    with closing(feed.train(0)) as batches:
+        next(batches)
+        time.sleep(0.2)
+        assert len(made) <= 1 + feeds.BATCHES_AHEAD
+        for _ in range(10):
+            next(batches)
+        time.sleep(0.2)
+        assert 11 <= len(made) <= 11 + feeds.BATCHES_AHEAD
+    assert feed.host_bytes == 3 * 4 * 48 * 48 * 3
+
+
+def test_a_closed_feed_leaves_no_thread(splits):
+    before = threading.active_count()
+    for way in ("mmap", "stream"):
+        feed, _ = opened(splits, way, None)
+        with closing(feed.train(0)) as batches:
+            next(batches)
+            assert threading.active_count() > before
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def streamed(splits: Splits, **options) -> Feed:
+    train = Streamed(splits.train, Canvas(48), np.array(splits.train.labels, np.int32))
+    test = Streamed(splits.test, EvalCrop(32, "short"), np.array(splits.test.labels, np.int32))
+    return streamed_feed(train, test, shuffled_order(12, 4, seed=3), 4, **options)
+
+
+def test_an_image_that_disappears_while_streaming_ends_the_run_with_its_name(splits):
+    feed = streamed(splits)
+    with closing(feed.train(0)) as batches:
+        next(batches)
+        splits.train.paths[5].unlink()
+        with pytest.raises(UserError, match=r"05.png: No such file or directory. Put it right .*--resume, or"):
+            list(islice(batches, 12))
+
+
+def test_a_streamed_image_that_is_skipped_gives_its_place_to_the_next(splits):
+    whole = list(islice(streamed(splits).train(0), 6))
+    spoil(splits.train, 5, 6)
+    spoil(splits.test, 1)
+    lines: list[str] = []
+    feed = streamed(splits, skip_bad=True, report=lines.append)
+    batches = list(islice(feed.train(0), 6))
+    order = np.concatenate([shuffled_order(12, 4, seed=3)(step) for step in range(6)])
+    for place, row in enumerate(order):
+        instead = 7 if row in (5, 6) else row
+        ours = batches[place // 4].images[place % 4]
+        wanted = decode_set(FileSource([splits.train.paths[instead]], [0], CLASSES), Canvas(48), cache_dir=None).images[
+            0
+        ]
+        np.testing.assert_array_equal(ours, wanted)
+        assert batches[place // 4].labels[place % 4] == instead % 2
+    assert not np.array_equal(whole[0].images, batches[0].images) or not np.array_equal(
+        whole[1].images, batches[1].images
+    )
+    tests = list(feed.test())
+    assert [batch.weights.tolist() for batch in tests] == [[1, 0, 1, 1], [1, 1, 1, 0]]
+    assert sorted(lines) == sorted(
+        f"skipped {path}: not an image that PIL knows"
+        for path in (splits.test.paths[1], splits.train.paths[5], splits.train.paths[6])
+    )
+
+
+def test_a_stream_without_one_good_image_ends(splits):
+    spoil(splits.train, *range(12))
+    feed = streamed(splits, skip_bad=True, report=lambda _: None)
+    with pytest.raises(UserError, match="none of the training images can be decoded"):
+        next(feed.train(0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_set_of_one_image(way):
+    one = ArraySource(np.full((1, 50, 40, 3), 7, np.uint8), np.array([0]), ("only",))
+    config = Config(images=IMAGES, input=way, batch_size=1)
+    data = load_data(Splits(one, one, ()), config, Keep(None, 0), 10**9, lambda *_: None)
+    batches, tests = whole_batches(make_feed(data, config, pytest.fail), stores(data), 0, 3)
+    assert all((np.asarray(batch.images) == 7).all() for batch in (*batches, *tests))
+    assert len(tests) == 1
+    config = dataclasses.replace(config, batch_size=2)
+    with pytest.raises(UserError, match=r"--batch-size 2 is larger than the training set \(1 images\)"):
+        make_feed(data, config, pytest.fail)
