@@ -19,8 +19,9 @@ import torchvision.transforms as T
 
 from jaxft.data import canvas, images
 from jaxft.data.canvas import Canvas, EvalCrop, canvas_size, decode, decode_set, eval_crop, to_canvas
+from jaxft.data.folders import open_folder
 from jaxft.data.images import BadImageError
-from jaxft.data.sources import ArraySource, FileSource, open_folder
+from jaxft.data.sources import ArraySource, FileSource
 from jaxft.errors import UserError
 
 

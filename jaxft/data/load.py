@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, urlsplit
 from jaxft.config import Config, ImageConfig
 from jaxft.data import kitchen
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
-from jaxft.data.sources import ArraySource, Source, Splits, open_folder
+from jaxft.data.folders import open_folder
+from jaxft.data.sources import ArraySource, Source, Splits
 from jaxft.download import fetch
 from jaxft.errors import UserError
 
