@@ -56,7 +56,7 @@ class ImageConfig:
     """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides (the chapter's
     way)."""
     val_fraction: float = 0.2
-    """Share of each class kept for evaluation when the folder has no val/ or test/."""
+    """Share of each class kept for evaluation when the data name no val or test."""
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded, and list them, instead of stopping."""
 
@@ -117,8 +117,9 @@ class Config:
     """A run, whole: the same config on the same data gives the same run."""
 
     data: str = "demo"
-    """demo, a folder of class folders (train/CLASS/*.jpg with val/ or test/, or CLASS/*.jpg), or a .zip of one at an
-    http(s) address, #sha1=… after it to have it checked."""
+    """demo, a folder of class folders (train/CLASS/*.jpg with val/ or test/, or CLASS/*.jpg), a .zip of one at an
+    http(s) address, #sha1=… after it to have it checked, or a .csv file with the columns path,label and, if you like,
+    split (train, val or test)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

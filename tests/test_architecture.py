@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "download", "config", "paths", "resnet", "head"),
-    *("data.images", "data.sources", "data.folders", "data.canvas", "data.kitchen_shapes", "data.kitchen"),
+    *(
+        "data.images",
+        "data.sources",
+        "data.folders",
+        "data.table",
+        "data.canvas",
+        "data.kitchen_shapes",
+        "data.kitchen",
+    ),
     "data.load",
     *("data.augment", "data.batches", "optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),

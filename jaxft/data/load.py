@@ -14,6 +14,7 @@ from jaxft.data import kitchen
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
 from jaxft.data.folders import open_folder
 from jaxft.data.sources import ArraySource, Source, Splits
+from jaxft.data.table import open_table
 from jaxft.download import fetch
 from jaxft.errors import UserError
 
@@ -28,12 +29,12 @@ class Data(NamedTuple):
 
 
 def open_splits(config: Config, cache_dir: Path) -> Splits:
-    """The sources that a data SPEC names: `demo`, `demo-source`, a folder, or a zip of one at an http(s) address.
+    """The sources that a data SPEC names: `demo`, `demo-source`, a folder, a zip of one at an address, or a CSV file.
 
     Raises:
         UserError: nothing there, or nothing that can be trained on.
     """
-    spec = config.data
+    spec, val_fraction, seed = config.data, config.images.val_fraction, config.seed
     if spec in ("demo", "demo-source"):
         draw = kitchen.target_set if spec == "demo" else kitchen.source_set
         return Splits(ArraySource(*draw("train")), ArraySource(*draw("test")), ())
@@ -41,7 +42,9 @@ def open_splits(config: Config, cache_dir: Path) -> Splits:
         folder = fetch_zip(spec, cache_dir / "data")
     else:
         folder = Path(spec).expanduser()
-    return open_folder(folder, val_fraction=config.images.val_fraction, seed=config.seed)
+    if folder.suffix.lower() == ".csv" and not folder.is_dir():
+        return open_table(folder, val_fraction=val_fraction, seed=seed)
+    return open_folder(folder, val_fraction=val_fraction, seed=seed)
 
 
 def decode_splits(
