@@ -10,16 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "download", "config", "paths", "resnet", "head"),
-    *(
-        "data.images",
-        "data.sources",
-        "data.folders",
-        "data.table",
-        "data.canvas",
-        "data.kitchen_shapes",
-        "data.kitchen",
-    ),
-    "data.load",
+    *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
+    *("data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.augment", "data.batches", "optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
 )
@@ -27,6 +19,7 @@ COMMANDS = {"train"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
+    "data.tfds": {"tensorflow_datasets"},
     "data.batches": {"grain"},
     "report": {"matplotlib"},
     "console": {"rich"},

@@ -29,7 +29,7 @@ class Data(NamedTuple):
 
 
 def open_splits(config: Config, cache_dir: Path) -> Splits:
-    """The sources that a data SPEC names: `demo`, `demo-source`, a folder, a zip of one at an address, or a CSV file.
+    """The sources that a data SPEC names: `demo`, `demo-source`, `tfds:NAME`, a folder, a zip of one, or a CSV file.
 
     Raises:
         UserError: nothing there, or nothing that can be trained on.
@@ -38,6 +38,17 @@ def open_splits(config: Config, cache_dir: Path) -> Splits:
     if spec in ("demo", "demo-source"):
         draw = kitchen.target_set if spec == "demo" else kitchen.source_set
         return Splits(ArraySource(*draw("train")), ArraySource(*draw("test")), ())
+    if spec.startswith("tfds:"):
+        from jaxft.data.tfds import open_tfds  # Slow to import, and not everywhere installed.
+
+        return open_tfds(
+            spec,
+            tfds_dir=Path(config.tfds_dir).expanduser() if config.tfds_dir else None,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
     if spec.startswith(("http://", "https://")):
         folder = fetch_zip(spec, cache_dir / "data")
     else:
