@@ -64,16 +64,16 @@ def test_without_a_split_a_part_of_each_class_is_for_testing(folder, column):
 
 
 def test_what_excel_writes_is_read(folder):
-    (folder / 'two\nlines, a "b".jpg').touch()
+    (folder / 'two\r\nlines, a "b".jpg').touch()
     text = (
         "\ufeff Label ,note,PATH,split\r\n"
         'ant,"a, b",00.jpg,train\r\n'
-        '"bee\nof the wood",,"two\nlines, a ""b"".jpg",train\r\n'
+        '"bee\nof the wood",,"two\r\nlines, a ""b"".jpg",train\r\n'
         "\r\n"
         'ant ,,01.jpg,test\r\n"bee\nof the wood",,02.jpg,test\r\n'
     )
     splits = opened(folder, text)
-    assert items(splits.train) == [("00.jpg", 0), ('two\nlines, a "b".jpg', 1)]
+    assert items(splits.train) == [("00.jpg", 0), ('two\r\nlines, a "b".jpg', 1)]
     assert splits.train.class_names == ("ant", r"bee\nof the wood")
 
 
