@@ -56,7 +56,7 @@ class ImageConfig:
     """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides (the chapter's
     way)."""
     val_fraction: float = 0.2
-    """Share of each class kept for evaluation when the folder has no val/ or test/."""
+    """Share of each class kept for evaluation when the data name no val or test."""
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded, and list them, instead of stopping."""
 
@@ -117,8 +117,9 @@ class Config:
     """A run, whole: the same config on the same data gives the same run."""
 
     data: str = "demo"
-    """demo, a folder of class folders (train/CLASS/*.jpg with val/ or test/, or CLASS/*.jpg), or a .zip of one at an
-    http(s) address, #sha1=… after it to have it checked."""
+    """demo, a folder of class folders (train/CLASS/*.jpg with val/ or test/, or CLASS/*.jpg), a .zip of one at an
+    http(s) address, #sha1=… after it to have it checked, a .csv file with the columns path,label and, if you like,
+    split (train, val or test), or tfds:NAME[:CONFIG], a TensorFlow Dataset prepared as array_record."""
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -134,6 +135,13 @@ class Config:
     sampler draws every class equally often."""
     seed: int = 0
     """Of the split, the new head, the order of images and their augmentation."""
+    tfds_dir: str | None = None
+    """With tfds: where sets are kept, or the folder of one with its dataset_info.json; $TFDS_DATA_DIR, else
+    ~/tensorflow_datasets, when not given."""
+    train_split: str | None = None
+    """With tfds: the split to train on, e.g. train[:80%]; train when not given."""
+    test_split: str | None = None
+    """With tfds: the split to test on; when not given validation, else test, else a part of each training class."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is compiled for all devices: jit with shard_map, or pmap. The numbers are the same."""
     devices: int | None = None
@@ -149,6 +157,12 @@ class Config:
         check(self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1.")
         check(0 <= self.seed < 2**32, f"--seed {self.seed}: must lie in 0 to 4294967295.")
         check(self.devices is None or self.devices >= 1, f"--devices {self.devices}: must be at least 1.")
+        for name in ("tfds_dir", "train_split", "test_split"):
+            check(
+                getattr(self, name) is None or self.data.startswith("tfds:"),
+                f"--{name.replace('_', '-')} {getattr(self, name)}: only for --data tfds:NAME, not for {self.data}. "
+                "Leave it out.",
+            )
 
 
 def check(holds: bool, message: str) -> None:

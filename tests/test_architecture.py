@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "host", "download", "config", "paths", "resnet", "head"),
-    *("data.images", "data.sources", "data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
+    *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
+    *("data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.augment", "data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
@@ -20,6 +21,7 @@ HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", 
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.canvas": {"grain"},
+    "data.tfds": {"tensorflow_datasets"},
     "data.batches": {"grain"},
     "report": {"matplotlib"},
     "console": {"rich"},

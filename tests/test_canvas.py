@@ -9,7 +9,8 @@ import pytest
 
 from jaxft.data import canvas
 from jaxft.data.canvas import Canvas, EvalCrop, canvas_size, decode_set, eval_crop, to_canvas
-from jaxft.data.sources import ArraySource, FileSource, open_folder
+from jaxft.data.folders import open_folder
+from jaxft.data.sources import ArraySource, FileSource
 from jaxft.errors import UserError
 from pictures import BytesSource, encoded, photo, photo_files, same, spoil
 

@@ -8,26 +8,41 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jaxft.config import Config
 from jaxft.data import kitchen
-from jaxft.data.sources import ArraySource, Splits, open_folder
+from jaxft.data.folders import open_folder
+from jaxft.data.sources import ArraySource, Splits
+from jaxft.data.table import open_table
 from jaxft.download import fetch
 from jaxft.errors import UserError
 
 
 def open_splits(config: Config, cache_dir: Path) -> Splits:
-    """The sources that a data SPEC names: `demo`, `demo-source`, a folder, or a zip of one at an http(s) address.
+    """The sources that a data SPEC names: `demo`, `demo-source`, `tfds:NAME`, a folder, a zip of one, or a CSV file.
 
     Raises:
         UserError: nothing there, or nothing that can be trained on.
     """
-    spec = config.data
+    spec, val_fraction, seed = config.data, config.images.val_fraction, config.seed
     if spec in ("demo", "demo-source"):
         draw = kitchen.target_set if spec == "demo" else kitchen.source_set
         return Splits(ArraySource(*draw("train")), ArraySource(*draw("test")), ())
+    if spec.startswith("tfds:"):
+        from jaxft.data.tfds import open_tfds  # Slow to import, and not everywhere installed.
+
+        return open_tfds(
+            spec,
+            tfds_dir=Path(config.tfds_dir).expanduser() if config.tfds_dir else None,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
     if spec.startswith(("http://", "https://")):
         folder = fetch_zip(spec, cache_dir / "data")
     else:
         folder = Path(spec).expanduser()
-    return open_folder(folder, val_fraction=config.images.val_fraction, seed=config.seed)
+    if folder.suffix.lower() == ".csv" and not folder.is_dir():
+        return open_table(folder, val_fraction=val_fraction, seed=seed)
+    return open_folder(folder, val_fraction=val_fraction, seed=seed)
 
 
 def fetch_zip(url: str, folder: Path) -> Path:
