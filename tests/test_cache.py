@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,3 +207,91 @@ def test_a_disk_too_full_is_told_before_the_work(photos, decodings, tmp_path, mo
     ):
         decode_set(photos, CROP, cache_dir=tmp_path / "cache")
     assert decodings == []
+
+
+# Room.
+
+
+def aged(cache: Path, days: int) -> None:
+    for file in cache.iterdir():
+        stamp = file.stat().st_mtime - days * 86_400
+        os.utime(file, (stamp, stamp))
+
+
+def test_the_files_unused_for_longest_make_room(photos, decodings, tmp_path):
+    cache, size = tmp_path / "cache", 12 * 3 * 32**2
+    recipes = [CROP, EvalCrop(32, "squash"), EvalCrop(33, "short")]
+    for recipe in recipes[:2]:
+        decode_set(photos, recipe, cache_dir=cache)
+        aged(cache, days=1)
+    decode_set(photos, recipes[0], cache_dir=cache)  # Older, but used last.
+    decode_set(photos, recipes[2], cache_dir=cache, cache_limit=round(2.9 * size))
+    assert {file.name.rsplit("-", 1)[0] for file in cache.iterdir()} == {"evalcrop-32", "evalcrop-33"}
+    decodings.clear()
+    decode_set(photos, recipes[0], cache_dir=cache)
+    assert decodings == []
+    decode_set(photos, recipes[1], cache_dir=cache)
+    assert len(decodings) == 12
+
+
+def test_a_set_larger_than_the_limit_is_refused_and_costs_no_other_its_place(photos, decodings, tmp_path):
+    decode_set(photos, CROP, cache_dir=tmp_path / "cache")
+    decodings.clear()
+    with pytest.raises(UserError, match=r"take 0.00 GB, and --cache-limit is 1e-05 GB. Raise it, or"):
+        decode_set(photos, EvalCrop(32, "squash"), cache_dir=tmp_path / "cache", cache_limit=10_000)
+    assert decodings == []
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+# Disks that are full or cannot be written, for real: a file system in memory, in a namespace of its own.
+
+
+def on_a_small_disk(folder: Path, mount_options: str, code: str) -> str:
+    """What `code` prints with a file system in memory mounted at `folder`."""
+    folder.mkdir(exist_ok=True)
+    script = f'mount -t tmpfs -o {mount_options} tmpfs {folder} && exec {sys.executable} -c "$CODE"'
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", script]
+    environment = os.environ | {"CODE": textwrap.dedent(code), "FOLDER": str(folder)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+TRY = """
+import os, shutil
+from pathlib import Path
+from types import SimpleNamespace
+from jaxft.data.canvas import Canvas, decode_set
+from jaxft.data.sources import ArraySource
+from jaxft.errors import UserError
+import numpy as np
+def decode(num):
+    images = np.random.default_rng(0).integers(0, 256, (num, 64, 64, 3), np.uint8)
+    source = ArraySource(images, np.arange(num) % 2, ("a", "b"))
+    try:
+        print(len(decode_set(source, Canvas(64), cache_dir=Path(os.environ["FOLDER"])).labels), "decoded")
+    except UserError as error:
+        print(error)
+    print(sorted(path.name[:9] for path in Path(os.environ["FOLDER"]).iterdir()))
+"""
+
+
+def test_a_disk_that_is_full_before_or_in_the_middle(tmp_path):
+    lied = "shutil.disk_usage = lambda folder: SimpleNamespace(free=10**12)\n"
+    printed = on_a_small_disk(tmp_path / "disk", "size=1m", TRY + "decode(40)\ndecode(100)\n" + lied + "decode(100)\n")
+    lines = printed.splitlines()
+    assert lines[:2] == ["40 decoded", "['canvas-64']"]
+    assert "(0.00 GB are needed and 0.00 GB free). Make room, pass another --cache-dir, or pass --no-cache." in lines[2]
+    assert "the decoded images cannot be kept there (No space left on device). Make room" in lines[4]
+    # Neither half a file nor a loss of the one that was there.
+    assert lines[3] == lines[5] == "['canvas-64']"
+
+
+def test_a_cache_folder_that_can_only_be_read_is_read(tmp_path):
+    locked = 'import subprocess; subprocess.run(["mount", "-o", "remount,ro", os.environ["FOLDER"]], check=True)\n'
+    printed = on_a_small_disk(tmp_path / "disk", "size=9m", TRY + "decode(40)\n" + locked + "decode(40)\ndecode(41)\n")
+    lines = printed.splitlines()
+    assert lines[0] == lines[2] == "40 decoded"
+    assert "(Read-only file system). Make room, pass another --cache-dir, or pass --no-cache." in lines[4]
