@@ -11,14 +11,16 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "download", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
+    *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.augment", "data.batches", "optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
 )
-COMMANDS = {"train"}
+COMMANDS = {"train", "data.check"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.batches": {"grain"},
+    "data.check": {"rich", "tyro"},
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},
