@@ -72,6 +72,7 @@ KINDS = {
     "pages.tiff": (frames("TIFF"), "TIFF", ("animated",)),
     "gif.png": (frames("GIF"), "GIF", ("animated", "misnamed")),
     "png.jpg": (encoded(RGB), "PNG", ("misnamed",)),
+    "SHOUTED.PNG": (encoded(RGB, "JPEG"), "JPEG", ("misnamed",)),
     "stereo.jpg": (frames("MPO"), "MPO", ()),
     "upright.jpg": (encoded(RGB, "JPEG", exif=oriented(1)), "JPEG", ()),
     "turned.jpg": (encoded(RGB, "JPEG", exif=oriented(6)), "JPEG", ("EXIF-rotated",)),
@@ -213,11 +214,14 @@ def test_copies_of_each_kind(tmp_path):
     files["train/ants/copy.png"] = files["train/ants/copy too.png"] = files["train/ants/0.png"]
     files["train/bees/contradiction.png"] = files["train/ants/1.png"]
     files["test/bees/leak.png"] = files["train/bees/2.png"]
+    files["test/ants/leak.png"] = files["train/ants/0.png"]
     files["test/ants/other label.png"] = files["train/bees/0.png"]
+    files["test/bees/twin.png"] = files["test/bees/0.png"]
     write(tmp_path, files)
     found = check(tmp_path)
     assert {title: finding.lines for title, finding in found.items()} == {
-        "2 of 8 test images are also training images, byte for byte (leakage)": (
+        "3 of 10 test images are also training images, byte for byte (leakage)": (
+            "test/ants/leak.png = train/ants/0.png = train/ants/copy too.png = train/ants/copy.png",
             "test/ants/other label.png = train/bees/0.png",
             "test/bees/leak.png = train/bees/2.png",
         ),
@@ -225,8 +229,9 @@ def test_copies_of_each_kind(tmp_path):
             "train/ants/1.png (ants) = train/bees/contradiction.png (bees)",
             "train/bees/0.png (bees) = test/ants/other label.png (ants)",
         ),
-        "2 images are copies of others of their class and split, byte for byte": (
+        "3 images are copies of others of their class and split, byte for byte": (
             "train/ants/0.png = train/ants/copy too.png = train/ants/copy.png",
+            "test/bees/0.png = test/bees/twin.png",
         ),
     }
     assert all(finding.wrong for finding in found.values())
@@ -270,6 +275,19 @@ def test_hints(tmp_path):
     for title, line in titles.items():
         assert "".join(found[title].lines).startswith(line)
     assert found["1 image looks nearly like another of its split"].lines[0].endswith("bits; classes bees and ants)")
+
+
+def test_a_set_too_large_to_compare_says_so(tmp_path, monkeypatch):
+    files = sound()
+    files["test/bees/again.jpg"] = encoded(photo(40, 50, 0), "JPEG")
+    write(tmp_path, files)
+    monkeypatch.setattr("jaxft.data.findings.MOST_COMPARED", 12)
+    found = check(tmp_path)
+    assert [(title, finding.wrong) for title, finding in found.items()] == [
+        ("more than 12 images: nearly identical ones were not looked for", False)
+    ]
+    monkeypatch.setattr("jaxft.data.findings.MOST_COMPARED", 13)
+    assert list(check(tmp_path)) == ["1 test image looks nearly like a training image"]
 
 
 def test_progress_counts_every_image(tmp_path):
@@ -415,9 +433,9 @@ def test_few_classes_are_counted_one_by_one():
 
 
 def test_of_many_classes_the_range():
-    counts = {f"c{i}": 10 + i for i in range(20)}
-    assert count_notes(labelled(counts)) == (
-        "20 classes, 10 to 29 training images each (median 20): fewest c0, most c19",
+    counts = {f"c{i}": 10 + i**2 for i in range(20)}
+    assert count_notes(labelled(counts))[:1] == (
+        "20 classes, 10 to 371 training images each (median 100): fewest c0, most c19",
     )
     assert count_notes(labelled(dict.fromkeys(counts, 7))) == ("20 classes, 7 training images each",)
 
@@ -430,3 +448,4 @@ def test_the_hint_to_balance():
     )
     assert count_notes(source, balanced=True) == ("classes: ants 2, bees 10",)
     assert len(count_notes(labelled({"ants": 2, "bees": 9}))) == 1
+    assert count_notes(labelled({"ants": 2, "none": 0})) == ("classes: ants 2, none 0",)
