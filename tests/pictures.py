@@ -37,4 +37,21 @@ def sound(num: int = 3) -> dict[str, bytes]:
     return {name: encoded(photo(40, 50, seed)) for seed, name in enumerate(names)}
 
 
+class Bytes:
+    """A source that has to be read to be looked at, as tfds's."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, *items: bytes):
+        self.items = items
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        self.asked += 1
+        return self.items[i], i % 2
+
+
 RGB = photo(16, 24)
