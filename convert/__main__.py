@@ -11,7 +11,7 @@ from rich.console import Console
 
 from convert.torchvision import some, to_state_dict, to_variables
 from convert.weights import MODEL_FILE, Weights, load_weights, save_weights
-from jaxft.errors import EXIT_DIFFERS, UserError, run_command
+from jaxft.errors import EXIT_FOUND, UserError, run_command
 from jaxft.resnet import ResNet, make_resnet
 
 
@@ -56,7 +56,7 @@ def main() -> int:
     count = sum(array.size for key, array in state_dict.items() if key.endswith((".weight", ".bias")))
     print(f"{arguments.arch}: {count:,} parameters, {num_classes} classes, from {weights.source}")
     if arguments.verify and not same_as_torchvision(arguments.arch, weights, model):
-        return EXIT_DIFFERS
+        return EXIT_FOUND
     if arguments.out is not None:
         print(f"written to {write(arguments, weights, state_dict)}")
     return 0

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-EXIT_DIFFERS = 1
+EXIT_FOUND = 1
 EXIT_MISTAKE = 2
 EXIT_NONFINITE = 3
 EXIT_STOPPED = 75

@@ -1,6 +1,7 @@
 """Fine-tune a ResNet on a folder of photographs: python -m jaxft.train [PRESET] [--flags]."""
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -23,7 +24,9 @@ from jaxft.config import Config, read_config
 from jaxft.console import Display, announce
 from jaxft.data.batches import check_batch_fits
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
+from jaxft.data.counts import count_notes
 from jaxft.data.feed import Feed
+from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.plan import Keep
 from jaxft.data.prepare import load_data, make_feed, stores
@@ -67,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = open_splits(config, cache_dir)
         pretrained = load_pretrained(config.model, cache_dir)
         check_batch_fits(len(splits.train), config.batch_size)
+        counts = count_notes(splits.train, balanced=config.balance != "none")
+        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+            display.say(note)
         keep = Keep(cache_dir / "decoded" if arguments.cache else None, round(arguments.cache_limit * GIGABYTE))
         free = free_memory(local_devices(config.devices))
         data = load_data(splits, config, keep, free, display.decoding)

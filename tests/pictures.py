@@ -24,6 +24,22 @@ def photo(height: int, width: int, seed: int = 0) -> PIL.Image.Image:
     return PIL.Image.fromarray((smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8))
 
 
+def frames(kind: str, **options) -> bytes:
+    return encoded(photo(16, 16), kind, save_all=True, append_images=[photo(16, 16, 1)], **options)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def sound(num: int = 3) -> dict[str, bytes]:
+    """train/ and test/, ants and bees: no two pictures alike."""
+    names = [f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("ants", "bees") for i in range(num)]
+    return {name: encoded(photo(40, 50, seed)) for seed, name in enumerate(names)}
+
+
 class BytesSource:
     """Encoded images in memory, in turn of class a and b."""
 
@@ -31,11 +47,13 @@ class BytesSource:
 
     def __init__(self, items: list[bytes]) -> None:
         self.items = items
+        self.asked = 0
 
     def __len__(self) -> int:
         return len(self.items)
 
     def read(self, i: int) -> tuple[bytes, int]:
+        self.asked += 1
         return self.items[i], i % 2
 
 
@@ -54,3 +72,6 @@ def spoil(source: FileSource, *which: int) -> None:
 
 def same(a: Decoded, b: Decoded) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a[:3], b[:3], strict=True)) and a[3:] == b[3:]
+
+
+RGB = photo(16, 24)

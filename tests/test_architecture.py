@@ -12,17 +12,19 @@ ORDER = (
     *("errors", "host", "download", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
+    *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.augment", "data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
 )
-COMMANDS = {"train"}
+COMMANDS = {"train", "data.check"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.canvas": {"grain"},
     "data.tfds": {"tensorflow_datasets"},
     "data.batches": {"grain"},
+    "data.check": {"rich", "tyro"},
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},

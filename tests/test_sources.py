@@ -80,13 +80,14 @@ def test_the_split_does_not_mind_how_classes_are_mixed():
     """The same images are chosen, and each side keeps the source's order."""
     names, labels = ("a", "b", "none"), [1, 0, 0, 1, 0, 1, 1, 0, 0, 1] * 3
     source = FileSource([Path(str(i)) for i in range(len(labels))], labels, names)
-    splits = split_source(source, labels, where="here", lacks="test", val_fraction=0.2, seed=3)
+    splits = split_source(source, where="here", lacks="test", val_fraction=0.2, seed=3)
     chosen = []
     for label in (0, 1):
         rows = [i for i, each in enumerate(labels) if each == label]
         order = np.random.default_rng([3, label]).permutation(len(rows))
         chosen += [rows[i] for i in order[:3]]
     assert list(splits.test.rows) == sorted(chosen)
+    assert splits.test.labels.tolist() == [labels[i] for i in sorted(chosen)]
     assert list(splits.train.rows) == sorted(set(range(len(labels))) - set(chosen))
     assert splits.test.read(0) == (Path(str(min(chosen))), labels[min(chosen)])
     assert splits.notes == ("here has no test: 20% of each class, chosen by the seed, is the test set",)

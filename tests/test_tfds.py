@@ -345,7 +345,7 @@ def test_tensorflow_is_never_imported(root, tmp_path):
         "except UserError: pass\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"splits = open_splits(Config(data='tfds:tiny', tfds_dir={str(root)!r}), Path('.'))\n"
-        "splits.train.read(0), splits.train.labels()\n"
+        "splits.train.read(0), splits.train.labels\n"
         "for spec in ('tfds:mnist', 'tfds:nothing', 'tfds:mnist:x'):\n"
         "    try: open_splits(Config(data=spec, tfds_dir='/'), Path('.'))\n"
         "    except UserError: pass\n"

@@ -142,9 +142,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 def _split(classes: ClassFolders, folder: Path, val_fraction: float, seed: int) -> Splits:
     """Part of each class for testing, chosen by the seed."""
     source = _as_source(classes.files)
-    splits = split_source(
-        source, source.labels, where=shown(folder), lacks="val/ or test/", val_fraction=val_fraction, seed=seed
-    )
+    splits = split_source(source, where=shown(folder), lacks="val/ or test/", val_fraction=val_fraction, seed=seed)
     return splits._replace(notes=(*splits.notes, *_ignored_note(classes.ignored)))
 
 

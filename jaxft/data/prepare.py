@@ -4,15 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxft.config import Config
 from jaxft.data.batches import balanced_order, check_batch_fits, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
 from jaxft.data.plan import Keep, Plan, plan_input
 from jaxft.data.resident import Store
-from jaxft.data.sources import ArraySource, Source, Splits
+from jaxft.data.sources import ArraySource, Splits, labels_of
 
 
 class Data(NamedTuple):
@@ -49,7 +47,7 @@ def load_data(
     if plan.way == "stream":
         train = Streamed(splits.train, recipes[0], labels_of(splits.train))
         test = Streamed(splits.test, recipes[1], labels_of(splits.test))
-        return Data(train, test, splits.train.class_names, splits.notes, plan)
+        return Data(train, test, splits.train.class_names, (), plan)
     train, test = (
         decode_set(
             source,
@@ -62,7 +60,7 @@ def load_data(
         for source, recipe, what in zip(sources, recipes, ("training", "test"), strict=True)
     )
     skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
-    return Data(train, test, splits.train.class_names, (*splits.notes, *train.notes, *test.notes, *skipped), plan)
+    return Data(train, test, splits.train.class_names, (*train.notes, *test.notes, *skipped), plan)
 
 
 def make_feed(data: Data, config: Config, report: Callable[[str], None]) -> Feed:
@@ -91,8 +89,3 @@ def stores(data: Data) -> tuple[Store, Store] | None:
         case Decoded() as train, Decoded() as test if data.plan.way == "resident":
             return Store._make(train[:3]), Store._make(test[:3])
     return None
-
-
-def labels_of(source: Source) -> np.ndarray:
-    """The label of every image: int32 [n]."""
-    return np.array([source.read(i)[1] for i in range(len(source))], np.int32)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int32
 
 from jaxft.data.images import Encoded
 from jaxft.errors import UserError
@@ -92,12 +93,25 @@ class Subset:
         """The source's."""
         return self.source.class_names
 
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """The label of each."""
+        return labels_of(self.source)[list(self.rows)]
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, i: int) -> tuple[Encoded, int]:
         """Image i of these, and its label."""
         return self.source.read(self.rows[i])
+
+
+def labels_of(source: Source) -> Int32[np.ndarray, " n"]:
+    """Every image's label: the source's own list where it has one, else image by image."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        labels = [source.read(i)[1] for i in range(len(source))]
+    return np.asarray(labels, np.int32)
 
 
 class Splits(NamedTuple):
@@ -108,19 +122,17 @@ class Splits(NamedTuple):
     notes: tuple[str, ...]
 
 
-def split_source(
-    source: Source, labels: Sequence[int], *, where: str, lacks: str, val_fraction: float, seed: int
-) -> Splits:
+def split_source(source: Source, *, where: str, lacks: str, val_fraction: float, seed: int) -> Splits:
     """Part of each class for testing, chosen by the seed; at least one image of each class on each side.
 
-    The order within each side is the source's. `labels` are the source's; `where` and what it `lacks` are for messages.
+    The order within each side is the source's. `where` and what it `lacks` are for messages.
 
     Raises:
         UserError: a class of one image.
     """
     chosen: set[int] = set()
     by_class: list[list[int]] = [[] for _ in source.class_names]
-    for i, label in enumerate(labels):
+    for i, label in enumerate(labels_of(source)):
         by_class[label].append(i)
     for label, rows in enumerate(by_class):
         if len(rows) == 1:
@@ -133,7 +145,7 @@ def split_source(
             order = np.random.default_rng([seed, label]).permutation(len(rows))
             chosen |= {rows[i] for i in order[:num_test].tolist()}
     note = f"{where} has no {lacks}: {val_fraction:.0%} of each class, chosen by the seed, is the test set"
-    train = tuple(i for i in range(len(labels)) if i not in chosen)
+    train = tuple(i for i in range(len(source)) if i not in chosen)
     return Splits(Subset(source, train), Subset(source, tuple(sorted(chosen))), (note,))
 
 

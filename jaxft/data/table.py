@@ -50,7 +50,7 @@ def open_table(table: Path, *, val_fraction: float, seed: int) -> Splits:
         notes += _compare_classes(train, test, table)
         return Splits(source, _as_source(test, classes), notes)
     lacks = "rows for val or test" if train[0].split else "column split"
-    splits = split_source(source, source.labels, where=shown(table), lacks=lacks, val_fraction=val_fraction, seed=seed)
+    splits = split_source(source, where=shown(table), lacks=lacks, val_fraction=val_fraction, seed=seed)
     return splits._replace(notes=splits.notes + notes)
 
 

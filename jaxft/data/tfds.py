@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ class TfdsSource:
         example = self.features.deserialize_example_np(self._record(i), decoders=as_stored)
         return _at(example, self.image), self._checked(i, _at(example, self.label))
 
+    @cached_property
     def labels(self) -> list[int]:
-        """All labels; the images are passed over.
+        """All labels, read once; the images are passed over.
 
         Raises:
             UserError: as `read`.
@@ -128,7 +130,7 @@ def open_tfds(
         train = _open_split(builder, name, "--train-split", trained)
         if tested is None:
             where, lacks = f"{name}, split {trained},", "validation or test split"
-            return split_source(train, train.labels(), where=where, lacks=lacks, val_fraction=val_fraction, seed=seed)
+            return split_source(train, where=where, lacks=lacks, val_fraction=val_fraction, seed=seed)
         test = _open_split(builder, name, "--test-split", tested)
         _check_apart(builder, trained, tested)
     note = f"{name}: trained on split {trained} ({len(train)} images), tested on {tested} ({len(test)})"
