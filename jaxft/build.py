@@ -1,7 +1,6 @@
 """From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jaxft.config import Config, ModelConfig
-from jaxft.data.augment import Batch, EvalBatch, augment
+from jaxft.data.augment import Batch, EvalBatch, check_pairs, make_augment
+from jaxft.data.augment_spec import mixes
 from jaxft.errors import UserError
 from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
@@ -43,11 +43,13 @@ def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | N
     """Assemble a run; `pretrained` is None for training from scratch.
 
     Raises:
-        UserError: a batch that does not split over the devices, too many devices, or a head or freeze that needs
-            pretrained weights where there are none.
+        UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
+            head or freeze that needs pretrained weights where there are none.
     """
     devices = local_devices(config.devices)
     check_batch_size(config.batch_size, len(devices))
+    if mixes(config.images.augment):
+        check_pairs(config.batch_size, len(devices))
     model = make_resnet(
         config.model.arch,
         num_classes=len(class_names),
@@ -61,13 +63,14 @@ def build(config: Config, class_names: Sequence[str], pretrained: Pretrained | N
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
     state = init_state(variables["params"], variables["batch_stats"], tx)
+    augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
     return Run(
         model=model,
         labels=labels,
         head_rows=head_rows,
         state=put_replicated(state, devices),
         train_step=over_devices(
-            make_train_step(model, tx, partial(augment, image_size=config.images.image_size)),
+            make_train_step(model, tx, augment),
             devices,
             config.parallel,
             donate=True,
