@@ -14,8 +14,9 @@ ORDER = (
     *("data.crops", "data.colour", "data.mixing", "data.augment", "data.batches"),
     *("optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
+    *("data.grid", "data.preview"),
 )
-COMMANDS = {"train"}
+COMMANDS = {"train", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -24,6 +25,8 @@ ALLOWED = {
     "console": {"rich"},
     "checkpoint": {"orbax"},
     "train": {"rich", "tyro", "orbax"},
+    "data.grid": {"matplotlib"},
+    "data.preview": {"tyro"},
 }
 
 

@@ -184,9 +184,8 @@ def test_class_weights_reach_the_step():
 def test_a_run_augments_as_its_config_says():
     def losses(*augment: str, **options) -> float:
         images = ImageConfig(image_size=64, augment=augment, **options)
-        run = build(
-            Config(model=ModelConfig(width=WIDTH), images=images, devices=8, batch_size=16), CLASSES, pretrained()
-        )
+        config = Config(model=ModelConfig(width=WIDTH), images=images, devices=1, batch_size=16)
+        run = build(config, CLASSES, pretrained())
         return float(run.train_step(run.state, run.put(random_batch()), run.key)[1].loss)
 
     different = [losses("chapter"), losses("none"), losses("none", eval_resize="squash"), losses("cutmix")]
