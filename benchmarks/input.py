@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,8 +30,7 @@ from torchvision.datasets import ImageFolder
 
 from configs import FOLDER
 from convert.pretrained import load_pretrained
-from jaxft.build import Run, build
-from jaxft.config import Config, ImageConfig
+from jaxft.build import build
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD, Batch, make_augment
 from jaxft.data.batches import shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
@@ -88,7 +87,9 @@ def main() -> int:
             start_from_cache(arguments, cache),
             peak_memory(arguments, cache),
         ]
-    text = "\n\n".join([*sections, f"{conditions()}; n = {arguments.turns}, median (least to most).", command(arguments)])
+    text = "\n\n".join(
+        [*sections, f"{conditions()}; n = {arguments.turns}, median (least to most).", command(arguments)]
+    )
     print(text)
     write_section("Input", text)
     return 0
@@ -142,8 +143,8 @@ def first_and_later_passes(arguments: Arguments, splits: Splits, cache: Path) ->
         ["jaxft, first pass", str(ours), f"{ours.median / theirs.median:.2f}"],
         ["jaxft, later passes, mapped, on the device", str(mapped), f"{mapped.median / theirs.median:.0f}"],
     ]
-    return f"""Photographs a second, {num} of {arguments.photos.name}; DataLoader with {num_cores()} workers, the chapter's
-transforms at 224 pixels, batch {BATCH}; canvases of {side}, written to the cache.
+    return f"""Photographs a second, {num} of {arguments.photos.name}; DataLoader with {num_cores()} workers and the
+chapter's transforms at 224 pixels, batch {BATCH}; canvases of {side}, written to the cache.
 
 {table(["", "photographs a second", "ratio"], rows)}"""
 
@@ -199,7 +200,7 @@ def shares_of_a_step(arguments: Arguments, splits: Splits, cache: Path) -> str:
         ["of it on the device: crop, flip, normalise", str(augmenting), f"{100 * augmenting.median / step.median:.1f}"],
         ["besides it on the host: the next batch, resident", str(ours), f"{100 * ours.median / step.median:.3f}"],
     ]
-    return f"""Seconds for a batch of {LARGE_BATCH} at 224 pixels from canvases of {train.images.shape[1]}, float32 on the CPU.
+    return f"""Seconds for a batch of {LARGE_BATCH} at 224 pixels from canvases of {train.images.shape[1]}, in float32.
 
 {table(["", "seconds", "% of the step"], rows)}"""
 
@@ -219,8 +220,8 @@ def start_from_cache(arguments: Arguments, cache: Path) -> str:
     seconds = np.array([each["seconds"] for each in found])
     spread = Spread(float(np.median(seconds)), float(seconds.min()), float(seconds.max()))
     return f"""Start of a second run on {found[0]["images"]} photographs ({arguments.cached.name}), all of them cached
-({found[0]["megabytes"]:.0f} MB), each time in a new process: {spread} seconds from opening the folder to the first batch
-on the device, imports not counted."""
+({found[0]["megabytes"]:.0f} MB), each time in a new process: {spread} seconds from opening the folder to the first
+batch on the device, imports not counted."""
 
 
 def peak_memory(arguments: Arguments, cache: Path) -> str:
@@ -231,9 +232,10 @@ def peak_memory(arguments: Arguments, cache: Path) -> str:
     for way in ("mmap", "stream"):
         found = probe("memory", str(photos), str(cache / "large-cache"), way, str(arguments.large_size))
         rows.append([way, f"{found['before']:.0f}", *(f"{peak - found['before']:.0f}" for peak in found["peaks"])])
-    return f"""Peak memory of a process (VmHWM, MB) that decodes {arguments.large:,} photographs of 320 × 240 to canvases of
-{arguments.large_size} ({arguments.large * 3 * arguments.large_size**2 / 1e9:.1f} GB), or streams them, and goes through
-all batches of {BATCH} on the device; over what it had before, after decoding and after each epoch.
+    total = arguments.large * 3 * arguments.large_size**2 / 1e9
+    return f"""Peak memory of a process (VmHWM, MB) that decodes {arguments.large:,} photographs of 320 × 240 to
+canvases of {arguments.large_size} ({total:.1f} GB), or streams them, and brings all batches of {BATCH} to the device;
+over what it had before: after decoding and after each epoch.
 
 {table(["", "before", "decoded", "epoch 1", "epoch 2", "epoch 3"], rows)}"""
 

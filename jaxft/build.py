@@ -1,15 +1,16 @@
 """From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from jaxft.config import Config, ModelConfig
-from jaxft.data.augment import Batch, EvalBatch, augment
+from jaxft.data.augment import Batch, EvalBatch, check_pairs, make_augment
+from jaxft.data.augment_spec import mixes
 from jaxft.data.resident import EvalPicks, Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
 from jaxft.head import Head, Row, match_rows, reuse, xavier
@@ -55,18 +56,21 @@ def build(
     pretrained: Pretrained | None,
     *,
     stores: tuple[Store, Store] | None = None,
+    class_weights: Float[np.ndarray, " k"] | None = None,
 ) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
-    (see jaxft.data.resident).
+    (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
 
     Raises:
-        UserError: a batch that does not split over the devices, too many devices, or a head or freeze that needs
-            pretrained weights where there are none.
+        UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
+            head or freeze that needs pretrained weights where there are none.
     """
     devices = local_devices(config.devices)
     check_batch_size(config.batch_size, len(devices))
+    if mixes(config.images.augment):
+        check_pairs(config.batch_size, len(devices))
     model = make_resnet(
         config.model.arch,
         num_classes=len(class_names),
@@ -80,7 +84,8 @@ def build(
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
     state = init_state(variables["params"], variables["batch_stats"], tx)
-    train_step = make_train_step(model, tx, partial(augment, image_size=config.images.image_size))
+    augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
+    train_step = make_train_step(model, tx, augment, None if class_weights is None else jnp.asarray(class_weights))
     return Run(
         model=model,
         labels=labels,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from jaxft.data.augment_spec import parse_augment
 from jaxft.errors import UserError
 
 
@@ -55,6 +56,9 @@ class ImageConfig:
     eval_resize: Literal["short", "squash"] = "short"
     """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides (the chapter's
     way)."""
+    augment: tuple[str, ...] = ("crop", "flip")
+    """What is drawn anew each time that a training image is seen: none, chapter, light, strong, or any of crop, flip,
+    vflip, jitter, randaugment, erase, mixup, cutmix, each with its values as NAME=VALUE,…"""
     val_fraction: float = 0.2
     """Share of each class kept for evaluation when the data name no val or test."""
     skip_bad_images: bool = False
@@ -68,6 +72,7 @@ class ImageConfig:
             f"--canvas {self.canvas} is smaller than --image-size {self.image_size}: crops would be blown up. "
             f"Pass --canvas {self.image_size} or more, or leave it out.",
         )
+        parse_augment(self.augment)
         check(
             0 < self.val_fraction < 1,
             f"--val-fraction {self.val_fraction}: must lie between 0 and 1, e.g. 0.2.",

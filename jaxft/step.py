@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxft.data.augment import Batch, EvalBatch, normalise
+from jaxft.data.augment import Augment, Augmented, Batch, EvalBatch, normalise
 from jaxft.resnet import ResNet
 
 AXIS = "data"
-
-Augment = Callable[[Key[Array, ""], Batch], Float[Array, "b s s 3"]]
-"""From a key and a batch to the images that the network sees."""
 
 
 class TrainState(NamedTuple):
@@ -46,21 +43,57 @@ def cross_entropies(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Fl
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def training_loss(
+    logits: Float[Array, "b k"],
+    labels: Int[Array, " b"],
+    augmented: Augmented,
+    class_weights: Float[Array, " k"] | None = None,
+) -> Float[Array, ""]:
+    """Mean cross-entropy, in nats, each image's times its class's weight.
+
+    Of a mixed image, both labels' terms by their shares, each with its own weight. The mean is over the images and not,
+    as torch's weighted one, over the sum of their weights, so that it does not depend on how a batch is split over
+    devices; weights whose mean over the training set is 1 keep the loss's scale.
+    """
+
+    def terms(labels: Int[Array, " b"]) -> Float[Array, " b"]:
+        losses = cross_entropies(logits, labels)
+        return losses if class_weights is None else losses * class_weights[labels]
+
+    if augmented.share is None or augmented.other_labels is None:
+        return terms(labels).mean()
+    return (augmented.share * terms(labels) + (1 - augmented.share) * terms(augmented.other_labels)).mean()
+
+
+def larger_labels(labels: Int[Array, " b"], augmented: Augmented) -> Int[Array, " b"]:
+    """Each image's label; of a mixed one, the label with the larger share."""
+    if augmented.share is None or augmented.other_labels is None:
+        return labels
+    return jnp.where(augmented.share >= 0.5, labels, augmented.other_labels)
+
+
 def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, augment: Augment
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    augment: Augment,
+    class_weights: Float[Array, " k"] | None = None,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
-    """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel)."""
+    """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel).
+
+    The loss is `training_loss`, with the weights as they are given; the accuracy counts `larger_labels`.
+    """
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        images = augment(jax.random.fold_in(key, state.step), batch)
+        augmented = augment(jax.random.fold_in(key, state.step), batch)
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Float[Array, "b k"], Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-            return cross_entropies(logits, batch.labels).mean(), (logits, updated["batch_stats"])
+            logits, updated = model.apply(variables, augmented.images, train=True, mutable=["batch_stats"])
+            loss = training_loss(logits, batch.labels, augmented, class_weights)
+            return loss, (logits, updated["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        accuracy = (logits.argmax(-1) == batch.labels).mean()
+        accuracy = (logits.argmax(-1) == larger_labels(batch.labels, augmented)).mean()
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, Metrics(loss, accuracy)), AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -29,7 +29,7 @@ from jaxft.data.feed import Feed
 from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.plan import Keep
-from jaxft.data.prepare import load_data, make_feed, stores
+from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
 from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.loop import Hooks, NonFiniteLossError, Record, fit
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         free = free_memory(local_devices(config.devices))
         data = load_data(splits, config, keep, free, display.decoding)
         feed = make_feed(data, config, display.say)
-        run = build(config, data.class_names, pretrained, stores=stores(data))
+        weights = loss_weights(data, config)
+        run = build(config, data.class_names, pretrained, stores=stores(data), class_weights=weights)
         out = open_run_folder(arguments.out, name, resume=arguments.resume)
         describe(out, config, data.class_names)
         announce(config, data, feed, run, display.console)

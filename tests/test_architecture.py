@@ -9,15 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "download", "config", "paths", "resnet", "head"),
+    *("errors", "host", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
-    *("data.augment", "data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
+    *("data.crops", "data.colour", "data.mixing", "data.augment"),
+    *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "checkpoint", "loop"),
     *("report", "run_folder", "console", "train"),
+    *("data.grid", "data.preview"),
 )
-COMMANDS = {"train", "data.check"}
+COMMANDS = {"train", "data.check", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -29,6 +31,8 @@ ALLOWED = {
     "console": {"rich"},
     "checkpoint": {"orbax"},
     "train": {"rich", "tyro", "orbax"},
+    "data.grid": {"matplotlib"},
+    "data.preview": {"tyro"},
 }
 
 

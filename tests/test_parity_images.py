@@ -14,7 +14,8 @@ import torchvision.transforms.functional as F
 from scipy.stats import ks_2samp
 from torchvision.models import ResNet18_Weights
 
-from jaxft.data.augment import central_box, crop, normalise, sample_box
+from jaxft.data.augment import normalise
+from jaxft.data.crops import central_box, crop, sample_box
 from jaxft.data.images import EvalCrop, eval_crop, render, to_canvas
 from parity.images import Edges, as_box, canvas_differences, torchvision_boxes
 

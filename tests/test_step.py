@@ -1,14 +1,27 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxft.build import Pretrained, build
 from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
-from jaxft.data.augment import Batch
+from jaxft.data.augment import Augmented, Batch, make_augment
+from jaxft.errors import UserError
 from jaxft.head import imagenet_classes
+from jaxft.optim import make_optimizer, rate_labels
+from jaxft.parallel import over_devices
 from jaxft.paths import by_name
 from jaxft.resnet import make_resnet
+from jaxft.step import (
+    Metrics,
+    TrainState,
+    cross_entropies,
+    init_state,
+    larger_labels,
+    make_train_step,
+    training_loss,
+)
 
 WIDTH = 16
 CLASSES = ("ants", "bees", "rest")
@@ -82,3 +95,105 @@ def test_the_seed_draws_the_head():
     ]
     np.testing.assert_array_equal(heads[0], heads[1])
     assert not np.array_equal(heads[0], heads[2])
+
+
+# Mixed labels and weighted classes.
+
+
+def reference_loss(logits, labels, others, share, weights):
+    logits = np.asarray(logits, np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    rows = np.arange(len(labels))
+    own, other = -log_probs[rows, labels], -log_probs[rows, others]
+    return np.mean(share * weights[labels] * own + (1 - share) * weights[others] * other)
+
+
+def test_the_loss_mixes_and_weighs():
+    rng = np.random.default_rng(0)
+    logits, share = rng.normal(size=(6, 3)).astype(np.float32), rng.uniform(size=6).astype(np.float32)
+    labels, others = rng.integers(0, 3, 6), rng.integers(0, 3, 6)
+    weights, even = np.array([0.5, 1.0, 2.5], np.float32), np.ones(3)
+    images = jnp.zeros((6, 4, 4, 3))
+    plain, mixed = Augmented(images), Augmented(images, jnp.asarray(others), jnp.asarray(share))
+    for augmented, part in ((plain, np.ones(6)), (mixed, share)):
+        for given, used in ((None, even), (jnp.asarray(weights), weights)):
+            got = training_loss(jnp.asarray(logits), jnp.asarray(labels), augmented, given)
+            np.testing.assert_allclose(got, reference_loss(logits, labels, others, part, used), rtol=1e-6)
+
+
+def test_accuracy_counts_the_larger_share():
+    images, labels, others = jnp.zeros((3, 4, 4, 3)), jnp.array([0, 1, 2]), jnp.array([1, 2, 0])
+    np.testing.assert_array_equal(larger_labels(labels, Augmented(images)), [0, 1, 2])
+    mixed = Augmented(images, others, jnp.array([0.7, 0.4, 0.5]))
+    np.testing.assert_array_equal(larger_labels(labels, mixed), [0, 2, 2])
+
+
+def bare_step(model, tx, augment):
+    """The step of a run that neither mixes nor weighs, and no more."""
+
+    def step(state, batch, key):
+        images = augment(jax.random.fold_in(key, state.step), batch).images
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return cross_entropies(logits, batch.labels).mean(), (logits, updated["batch_stats"])
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        accuracy = (logits.argmax(-1) == batch.labels).mean()
+        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, Metrics(loss, accuracy)), "data")
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return step
+
+
+def test_who_does_not_mix_pays_nothing_for_it():
+    model = make_resnet("resnet18", num_classes=3, width=4)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    tx = make_optimizer(OptimConfig(), rate_labels(variables["params"], ()))
+    state = jax.eval_shape(lambda v: init_state(v["params"], v["batch_stats"], tx), variables)
+
+    def cost(step) -> float:
+        compiled = over_devices(step, jax.local_devices()[:1], "jit", donate=False)
+        return compiled.lower(state, random_batch(), jax.random.key(0)).compile().cost_analysis()["flops"]
+
+    plain = make_augment(("crop", "flip"), 64)
+    assert cost(make_train_step(model, tx, plain)) == cost(bare_step(model, tx, plain))
+    mixing = make_augment(("crop", "flip", "mixup"), 64)
+    assert cost(make_train_step(model, tx, mixing)) > cost(bare_step(model, tx, plain))
+
+
+def test_class_weights_reach_the_step():
+    model = make_resnet("resnet18", num_classes=3, width=4)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    tx = make_optimizer(OptimConfig(), rate_labels(variables["params"], ()))
+    state, batch = init_state(variables["params"], variables["batch_stats"], tx), random_batch()
+    batch = batch._replace(labels=np.ones(16, np.int32))
+
+    def loss(weights) -> float:
+        step = make_train_step(model, tx, make_augment(("none",), 64), weights)
+        return float(
+            over_devices(step, jax.local_devices()[:2], "jit", donate=False)(state, batch, jax.random.key(0))[1].loss
+        )
+
+    np.testing.assert_allclose(loss(jnp.array([1.0, 0.25, 1.75])), 0.25 * loss(None), rtol=1e-5)
+
+
+def test_a_run_augments_as_its_config_says():
+    def losses(*augment: str, **options) -> float:
+        images = ImageConfig(image_size=64, augment=augment, **options)
+        config = Config(model=ModelConfig(width=WIDTH), images=images, devices=1, batch_size=16)
+        run = build(config, CLASSES, pretrained())
+        return float(run.train_step(run.state, run.put(random_batch()), run.key)[1].loss)
+
+    different = [losses("chapter"), losses("none"), losses("none", eval_resize="squash"), losses("cutmix")]
+    assert len(set(different)) == 4
+    assert losses("crop", "flip") == different[0]
+
+
+def test_mixing_needs_pairs_on_every_device():
+    config = Config(images=ImageConfig(augment=("mixup",)), devices=8, batch_size=24)
+    with pytest.raises(UserError, match=r"--batch-size 24 on 8 devices gives 3. Pass --batch-size 16 or"):
+        build(config, CLASSES, None)

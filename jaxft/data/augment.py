@@ -1,21 +1,31 @@
-"""Augmentation on the device: pure functions of (key, canvas, size of the photograph it was made from).
+"""Augmentation on the device, put together: a function of (key, batch), made from what `--augment` says.
 
-A canvas is the photograph squeezed into a square; `size` is its height and width before that, so that crops keep the
-photograph's own geometry. Source of the crop's distribution: torchvision.transforms.RandomResizedCrop.
+Crops and mirrorings are in crops.py, pixel values in colour.py, mixing and erasing in mixing.py; each works on one
+image. Randomness follows the example: an image's draws come from the key and its place in the global batch.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+from jaxtyping import Array, Float, Int, Key, Num, UInt8
+
+from jaxft.data.augment_spec import Ops, mixes, parse_augment
+from jaxft.data.colour import jitter, randaugment
+from jaxft.data.crops import Weights, crop_weights, eval_box, mirror, resample, sample_box
+from jaxft.data.mixing import Mix, cutmix, erase_mask, mix_images, mixup, one_of, partners
+from jaxft.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-CROP_AREA = (0.08, 1.0)
-CROP_ASPECT = (3 / 4, 4 / 3)
-CROP_ATTEMPTS = 10
+DRAWS = {"vflip": 2, "jitter": 3, "randaugment": 4, "erase": 5, "mixup": 6, "cutmix": 7, "which mix": 8}
+"""A constant for each op's key, so that adding an op changes no other's draws. 0 and 1 are crop and flip: `split` gives
+the same two keys."""
+
+Keys = Key[Array, " b"]
+EvalResize = Literal["short", "squash"]
 
 
 class Batch(NamedTuple):
@@ -35,13 +45,15 @@ class EvalBatch(NamedTuple):
     weights: Float[Array, " b"]
 
 
-class Box(NamedTuple):
-    """A crop of a photograph, in its own whole pixels, from the top left."""
+class Augmented(NamedTuple):
+    """Images as the network sees them. Where they are mixed: the partners' labels, and the share of the own label."""
 
-    top: Num[Array, ""]
-    left: Num[Array, ""]
-    height: Num[Array, ""]
-    width: Num[Array, ""]
+    images: Float[Array, "b s s 3"]
+    other_labels: Int[Array, " b"] | None = None
+    share: Float[Array, " b"] | None = None
+
+
+Augment = Callable[[Key[Array, ""], Batch], Augmented]
 
 
 def normalise(images: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
@@ -51,71 +63,88 @@ def normalise(images: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
     return (images.astype(jnp.float32) / 255 - mean.reshape(shape)) / std.reshape(shape)
 
 
-def sample_box(key: Key[Array, ""], size: Int[Array, "2"]) -> Box:
-    """A random crop as torchvision draws it: area 8 to 100 %, aspect ratio 3/4 to 4/3, ten tries, else the centre."""
-    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
-    height, width = size[0], size[1]
-    area = (height * width) * jax.random.uniform(area_key, (CROP_ATTEMPTS,), minval=CROP_AREA[0], maxval=CROP_AREA[1])
-    log_low, log_high = jnp.log(jnp.asarray(CROP_ASPECT))
-    aspect = jnp.exp(jax.random.uniform(aspect_key, (CROP_ATTEMPTS,), minval=log_low, maxval=log_high))
-    widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
-    heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = jnp.argmax(fits)
-    top = jax.random.randint(top_key, (), 0, jnp.maximum(height - heights[first], 0) + 1)
-    left = jax.random.randint(left_key, (), 0, jnp.maximum(width - widths[first], 0) + 1)
-    drawn = Box(top, left, heights[first], widths[first])
-    return jax.tree.map(lambda a, b: jnp.where(fits.any(), a, b), drawn, central_box(size))
+def make_augment(spec: Sequence[str], image_size: int, eval_resize: EvalResize = "short") -> Augment:
+    """What `--augment SPEC…` does to a batch; without `crop`, the crop is evaluation's, after `eval_resize`.
 
+    Its ops, in their order, are those of `jaxft.data.augment_spec.OPS`. It is pure, and made for inside the compiled
+    step, on one device's part of the batch; what the spec leaves out is not computed.
 
-def central_box(size: Int[Array, "2"]) -> Box:
-    """The largest centred crop whose aspect ratio lies within `CROP_ASPECT`: torchvision's fallback."""
-    height, width = size[0], size[1]
-    aspect = width / height
-    low, high = CROP_ASPECT
-    crop_width = jnp.where(aspect > high, jnp.round(height * high).astype(jnp.int32), width)
-    crop_height = jnp.where(aspect < low, jnp.round(width / low).astype(jnp.int32), height)
-    return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
-
-
-def resample_weights(canvas: int, out: int, start: Float[Array, ""], length: Float[Array, ""]) -> Float[Array, "out c"]:
-    """Rows that resample canvas pixels [start, start + length) to `out` pixels: PIL's antialiased bilinear filter.
-
-    As in PIL, a triangle as wide as one output pixel (or one input pixel when enlarging) that sees nothing outside the
-    crop.
+    Raises:
+        UserError: a spec that `parse_augment` refuses; in use, an odd number of images to mix.
     """
-    scale = length / out
-    radius = jnp.maximum(scale, 1.0)
-    centres = start + (jnp.arange(out, dtype=jnp.float32) + 0.5) * scale
-    pixels = jnp.arange(canvas, dtype=jnp.float32) + 0.5
-    triangle = jnp.maximum(1 - jnp.abs(pixels[None, :] - centres[:, None]) / radius, 0.0)
-    inside: Bool[Array, " c"] = (pixels > start) & (pixels < start + length)
-    weights = jnp.where(inside[None, :], triangle, 0.0)
-    return weights / weights.sum(1, keepdims=True)
+    ops = parse_augment(spec)
+
+    def augment(key: Key[Array, ""], batch: Batch) -> Augmented:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.positions)
+        weights = jax.vmap(crop_of(ops, batch.images.shape[1], image_size, eval_resize))(keys, batch.sizes)
+        images = resample(weights, batch.images)
+        if "jitter" in ops:
+            images = jax.vmap(lambda key, image: jitter(key, image, *ops["jitter"]))(draws(keys, "jitter"), images)
+        if "randaugment" in ops:
+            num, magnitude = map(int, ops["randaugment"])
+            many = jax.vmap(lambda key, image: randaugment(key, image, num, magnitude))
+            images = many(draws(keys, "randaugment"), images)
+        images = normalise(images)
+        if "erase" in ops:
+            erased = jax.vmap(lambda key: erase_mask(key, ops["erase"][0], image_size))(draws(keys, "erase"))
+            images = jnp.where(erased[..., None], 0.0, images)
+        if not mixes(spec):
+            return Augmented(images)
+        check_pairs(len(batch.labels), 1)
+        mix = mixes_of(ops, keys, image_size)
+        return Augmented(mix_images(mix, images), partners(batch.labels), mix.share)
+
+    return augment
 
 
-def crop(
-    canvas: UInt8[Array, "c c 3"], size: Int[Array, "2"], box: Box, flip: Bool[Array, ""], out: int
-) -> Float[Array, "out out 3"]:
-    """The box of the photograph, mirrored where `flip`, resampled once from the canvas to out x out; 0 to 255."""
-    scale_y, scale_x = canvas.shape[0] / size[0], canvas.shape[1] / size[1]
-    rows = resample_weights(canvas.shape[0], out, box.top * scale_y, box.height * scale_y)
-    columns = resample_weights(canvas.shape[1], out, box.left * scale_x, box.width * scale_x)
-    columns = jnp.where(flip, columns[::-1], columns)
-    pixels = canvas.astype(jnp.float32)
-    return jnp.einsum("yh,hwc,xw->yxc", rows, pixels, columns, precision="highest")
+def draws(keys: Keys, op: str) -> Keys:
+    """Each image's key for an op."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, DRAWS[op])
 
 
-def random_resized_crop_flip(
-    key: Key[Array, ""], canvas: UInt8[Array, "c c 3"], size: Int[Array, "2"], out: int
-) -> Float[Array, "out out 3"]:
-    """The chapter's training augmentation of one image, before normalisation: 0 to 255."""
-    box_key, flip_key = jax.random.split(key)
-    return crop(canvas, size, sample_box(box_key, size), jax.random.bernoulli(flip_key), out)
+def crop_of(
+    ops: Ops, canvas: int, image_size: int, eval_resize: EvalResize
+) -> Callable[[Key[Array, ""], Int[Array, "2"]], Weights]:
+    """How one image's canvas is resampled, from its key and its photograph's size: crop and mirrorings in one."""
+
+    def weights(key: Key[Array, ""], size: Int[Array, "2"]) -> Weights:
+        box_key, flip_key = jax.random.split(key)
+        if "crop" in ops:
+            rows, columns = crop_weights(canvas, size, sample_box(box_key, size, *ops["crop"]), image_size)
+        else:
+            box = eval_box(size, image_size, eval_resize)
+            rows, columns = crop_weights(canvas, size, box, image_size, beyond=True)
+        if "flip" in ops:
+            columns = mirror(columns, jax.random.bernoulli(flip_key, ops["flip"][0]))
+        if "vflip" in ops:
+            vflip_key = jax.random.fold_in(key, DRAWS["vflip"])
+            rows = mirror(rows, jax.random.bernoulli(vflip_key, ops["vflip"][0]))
+        return Weights(rows, columns)
+
+    return weights
 
 
-def augment(key: Key[Array, ""], batch: Batch, image_size: int) -> Float[Array, "b s s 3"]:
-    """A training batch as the network sees it. An image's draw depends on the key and its place in the global batch."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.positions)
-    images = jax.vmap(random_resized_crop_flip, (0, 0, 0, None))(keys, batch.images, batch.sizes, image_size)
-    return normalise(images)
+def mixes_of(ops: Ops, keys: Keys, image_size: int) -> Mix:
+    """Each image's mix; with both mixup and cutmix, a draw of each image picks one."""
+    found = {
+        name: jax.vmap(lambda key, make=make, name=name: make(key, *ops[name], image_size))(draws(keys, name))
+        for name, make in (("mixup", mixup), ("cutmix", cutmix))
+        if name in ops
+    }
+    if len(found) == 1:
+        return next(iter(found.values()))
+    picked = jax.vmap(jax.random.bernoulli)(draws(keys, "which mix"))
+    return jax.vmap(one_of)(picked, found["mixup"], found["cutmix"])
+
+
+def check_pairs(batch_size: int, num_devices: int) -> None:
+    """Raise a UserError, naming the nearest batch sizes, where a device would have an odd number of images to mix."""
+    if batch_size % (2 * num_devices):
+        step = 2 * num_devices
+        below, above = batch_size // step * step, -(-batch_size // step) * step
+        nearest = " or ".join(f"--batch-size {size}" for size in (below, above) if size)
+        devices = f" on {num_devices} devices" if num_devices > 1 else ""
+        raise UserError(
+            f"--augment mixup and cutmix need an even number of images a device: --batch-size {batch_size}{devices} "
+            f"gives {batch_size / num_devices:g}. Pass {nearest}."
+        )

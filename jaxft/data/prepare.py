@@ -4,8 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxft.config import Config
-from jaxft.data.batches import balanced_order, check_batch_fits, shuffled_order
+from jaxft.data.batches import balanced_order, check_batch_fits, class_weights, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
 from jaxft.data.plan import Keep, Plan, plan_input
@@ -81,6 +84,11 @@ def make_feed(data: Data, config: Config, report: Callable[[str], None]) -> Feed
         case Decoded() as train, Decoded() as test if data.plan.way == "mmap":
             return mapped_feed(train, test, order, size)
     return resident_feed(num_train, len(data.test.labels), order, size)
+
+
+def loss_weights(data: Data, config: Config) -> Float[np.ndarray, " k"] | None:
+    """What each class's images count in the loss, with `--balance weights`."""
+    return class_weights(data.train.labels, len(data.class_names)) if config.balance == "weights" else None
 
 
 def stores(data: Data) -> tuple[Store, Store] | None:

@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from jaxft.data.augment import Box, crop
+from jaxft.data.crops import Box, crop
 from jaxft.data.images import Canvas, render
 
 Edges = tuple[int, int, int, int]

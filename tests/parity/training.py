@@ -17,7 +17,7 @@ from torchvision.models import resnet18
 from convert.torchvision import to_state_dict, to_variables
 from convert.weights import load_weights
 from jaxft.config import OptimConfig
-from jaxft.data.augment import Batch
+from jaxft.data.augment import Augmented, Batch
 from jaxft.data.images import EvalCrop, decode, eval_crop
 from jaxft.optim import make_optimizer, rate_labels
 from jaxft.parallel import over_devices
@@ -251,7 +251,7 @@ def jaxft_loop(
         model = make_resnet("resnet18", num_classes=2, frozen=frozen, dtype=dtype)
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), to_variables(state_dict, model))
         tx = make_optimizer(optim, rate_labels(variables["params"], frozen))
-        step = make_train_step(model, tx, lambda key, batch: pixels(batch.images, dtype))
+        step = make_train_step(model, tx, lambda key, batch: Augmented(pixels(batch.images, dtype)))
         compiled = over_devices(step, jax.local_devices()[:1], "jit", donate=True)
         state, losses = init_state(variables["params"], variables["batch_stats"], tx), []
         for batch in data:
