@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxft.config import Config, ModelConfig
-from jaxft.data.augment import Batch, EvalBatch, check_pairs, make_augment
+from jaxft.data.augment import Augment, Batch, EvalBatch, check_pairs, make_augment
 from jaxft.data.augment_spec import mixes
 from jaxft.data.resident import EvalPicks, Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
@@ -57,11 +57,13 @@ def build(
     *,
     stores: tuple[Store, Store] | None = None,
     class_weights: Float[np.ndarray, " k"] | None = None,
+    augment: Augment | None = None,
 ) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
     (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
+    `augment` takes the place of the config's.
 
     Raises:
         UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
@@ -84,7 +86,8 @@ def build(
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
     state = init_state(variables["params"], variables["batch_stats"], tx)
-    augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
+    if augment is None:
+        augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
     train_step = make_train_step(model, tx, augment, None if class_weights is None else jnp.asarray(class_weights))
     return Run(
         model=model,
