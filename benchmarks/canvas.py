@@ -146,8 +146,8 @@ def report(arguments: Arguments, found: dict[str, list[tuple[float, str]]]) -> N
         rows.append([name, f"{np.mean(ours):.4f} ± {error(ours):.4f}", "" if arm == TORCHVISION else apart, seeds])
     made = "; ".join(sorted({each for runs in found.values() for _, each in runs}))
     canvases = " ".join(map(str, arguments.canvases))
-    text = f"""Test accuracy after the last of {FOLDER.epochs} epochs, mean ± standard error over {arguments.seeds} seeds:
-the `folder` preset, ResNet18 in float32 at {arguments.image_size} pixels, {arguments.weights.name},
+    text = f"""Test accuracy after the last of {FOLDER.epochs} epochs, mean ± standard error over {arguments.seeds}
+seeds: the `folder` preset, ResNet18 in float32 at {arguments.image_size} pixels, {arguments.weights.name},
 {arguments.photos.name}.
 
 {table(["training crops", "accuracy", "less torchvision's", "seed 0, 1, …"], rows)}

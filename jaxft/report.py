@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft import __version__
+from jaxft.fonts import families_for, save_figure
 from jaxft.loop import Record
 from jaxft.parallel import Devices
 
@@ -49,9 +50,10 @@ def draw_curves(records: Sequence[Record], path: Path, title: str) -> None:
         epochs = [record.epoch for record in chosen]
         axes.plot(epochs, [getattr(record, field) for record in chosen], style, label=label, markersize=4)
     losses = [record.loss for record in records if record.split == "train"]
-    axes.set(xlabel="epoch", title=title, ylim=(0, max(1.02, min(max(losses) * 1.05, 3.0))))
+    axes.set_title(title, family=families_for(title), parse_math=False)
+    axes.set(xlabel="epoch", ylim=(0, max(1.02, min(max(losses) * 1.05, 3.0))))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=144)
+    save_figure(figure, path, 144)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
+    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
@@ -27,6 +27,7 @@ ALLOWED = {
     "data.tfds": {"tensorflow_datasets"},
     "data.batches": {"grain"},
     "data.check": {"rich", "tyro"},
+    "fonts": {"matplotlib"},
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},

@@ -170,6 +170,27 @@ def test_two_processes_at_once_both_get_the_set(photos, tmp_path):
     assert json.loads(file.read_bytes()[128 + outer.images.nbytes : -32])["bad"] == []
 
 
+def test_two_real_processes_at_once_leave_one_whole_file(tmp_path):
+    code = """
+        import sys
+        from pathlib import Path
+        from jaxft.data.canvas import Canvas, decode_set
+        from jaxft.data.sources import FileSource
+        paths = sorted(Path(sys.argv[1]).iterdir()) * 20
+        images = decode_set(FileSource(paths, [0, 1] * 120, ("a", "b")), Canvas(48), cache_dir=Path(sys.argv[2])).images
+        print(int(images.sum()), type(images).__name__)
+    """
+    photo_files(tmp_path / "photos")
+    words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "photos"), str(tmp_path / "cache")]
+    pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[1]}
+    runs = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    printed = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert printed[0] == printed[1]
+    assert printed[0].endswith(" memmap\n")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_a_cache_with_bad_images_decodes_those_alone(photos, decodings, tmp_path):
     spoil(photos, 4)
     first = decode_set(photos, CROP, cache_dir=tmp_path, skip_bad=True)

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -310,3 +313,40 @@ def test_an_evaluation_crop_is_never_scaled_by_the_decoder():
     decoded = decode_set(BytesSource([item]), crop, cache_dir=None)
     with PIL.Image.open(io.BytesIO(item)) as opened:
         np.testing.assert_array_equal(decoded.images[0], np.asarray(torchvisions(crop)(opened)))
+
+
+# Bounded memory.
+
+PEAK = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from jaxft.data.images import Canvas, EvalCrop, render
+recipe, path = eval(sys.argv[1]), Path(sys.argv[2])
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM:"))
+before = peak()
+with ThreadPoolExecutor(2) as pool:
+    for pixels, size, bad in pool.map(lambda _: render(path, recipe), range(2)):
+        assert (size, bad) == ((12_000, 12_000), None)
+        assert abs(int(pixels.mean()) - 100) <= 1
+print(peak() - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("huge") / "12000.jpg"
+    code = f"import PIL.Image; PIL.Image.new('RGB', (12_000, 12_000), (100, 100, 100)).save({str(path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "megabytes"), [("Canvas(384)", 60), ('EvalCrop(224, "short")', 700)])
+def test_two_photographs_of_144_megapixels_at_once_take_bounded_memory(recipe, megabytes, huge):
+    # A canvas is made from an eighth of the picture; for an exact crop all of it is decoded, at four bytes a pixel.
+    words = [sys.executable, "-W", "ignore", "-c", PEAK, recipe, str(huge)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert float(done.stdout) < megabytes

@@ -216,6 +216,60 @@ def test_bad_images_stop_the_run_before_training_unless_skipped(photos, tmp_path
         assert line in printed
 
 
+def test_names_in_any_script_and_on_two_lines(tmp_path, capsys):
+    folder, names = tmp_path / "写真 и фото", ("hot dogs 🌭", "寿司")
+    for split in ("train", "val"):
+        for shade, name in enumerate(names):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.full((40, 40, 3), 90 + 80 * shade + i, np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / split / name / f"line\nbreak {i}.png")
+    (folder / "train/寿司/bad\none.jpg").write_text("no image")
+    out = tmp_path / "run"
+    arguments = ["folder", "--data", str(folder), "--out", str(out), *SMALL, "--epochs", "1", "--devices", "1"]
+    assert main([*arguments, "--skip-bad-images", "--balance", "weights"]) == 0
+    printed = capsys.readouterr().out
+    assert "classes: hot dogs 🌭 4, 寿司 5" in printed
+    assert r"寿司/bad\none.jpg: not an image that PIL knows" in printed
+    assert json.loads((out / "classes.json").read_text(encoding="utf-8")) == list(names)
+
+
+@pytest.mark.slow
+def test_a_thousand_classes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in range(1000):
+            (tmp_path / "photos" / split / f"class {label}").mkdir(parents=True)
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / "photos" / split / f"class {label}" / "1.png")
+    arguments = ["folder", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), *SMALL[:-1], "200"]
+    assert main([*arguments, "--epochs", "1", "--devices", "1", "--balance", "sampler"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,000 classes, 1 training images each" in printed
+    assert "on 1000 training and 1000 test images of 1000 classes" in printed
+    assert len(json.loads((tmp_path / "run/classes.json").read_text())) == 1000
+
+
+@pytest.mark.slow
+def test_a_photograph_that_disappears_while_streaming_and_comes_back(photos, tmp_path):
+    whole, out, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away.jpg"
+    arguments = ["folder", "--data", photos, *SMALL, "--epochs", 8, "--input", "stream"]
+    finished(*arguments, "--out", whole)
+    process = command(*arguments, "--out", out)
+    while process.poll() is None and not ((out / "metrics.jsonl").exists() and records(out)):
+        time.sleep(0.02)
+    lost = photos / "train/salad/7.jpg"
+    lost.rename(away)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, printed + errors
+    remedy = "Put it right and go on with --resume, or pass --skip-bad-images."
+    assert errors == f"error: {lost}: No such file or directory. {remedy}\n"
+    away.rename(lost)
+    finished(*arguments, "--out", out, "--resume")
+    ours, theirs = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_a_run_folder_that_cannot_be_made(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out .*/file/run: cannot be written .*Pass another --out"):

@@ -1,14 +1,13 @@
 """Pictures in rows and columns with words over them, as one image file."""
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.font_manager as fonts
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
+
+from jaxft.fonts import families_for, save_figure
 
 CELL = 1.75
 """Side of a picture's place, in inches."""
@@ -18,8 +17,6 @@ HEADER = 0.42
 DPI = 120
 SHOWN = 26
 """Characters of a line; a longer one loses its middle."""
-FIRST_FONT = "DejaVu Sans"
-NO_FONTS = ("Last Resort",)  # It has every letter, and draws them all as the same boxes.
 
 
 class Cell(NamedTuple):
@@ -55,38 +52,10 @@ def draw_grid(rows: Sequence[Sequence[Cell]], headers: Sequence[str], title: str
                 style = {"color": "0.1" if k == 0 else "0.45", "size": 7.5 if k == 0 else 6.5}
                 y = 1 - (top + 0.08 + 0.13 * k + (0.13 if len(cell.lines) == 1 else 0)) / height
                 figure.text((left + CELL / 2) / width, y, shortened(line), ha="center", **words, **style)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"(Glyph|Matplotlib currently does not support)")
-        figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, DPI)
 
 
 def shortened(line: str, most: int = SHOWN) -> str:
     """A line without its middle where it is too long, and without what would break it."""
     line = "".join(letter if letter.isprintable() else " " for letter in line)
     return line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[len(line) - most // 2 :]}"
-
-
-def families_for(text: str) -> list[str]:
-    """Font families that together have the text's letters, as far as any installed one has them."""
-    families, missing = [FIRST_FONT], set(text) - set(letters_of(FIRST_FONT))
-    for entry in fonts.fontManager.ttflist if missing else ():
-        if not entry.name.startswith(NO_FONTS) and entry.name not in families:
-            found = missing & set(map(chr, charmap(entry.fname)))
-            families += [entry.name] if found else []
-            missing -= found
-        if not missing:
-            break
-    return families
-
-
-def letters_of(family: str) -> Iterable[str]:
-    """The letters that a font family has."""
-    return map(chr, charmap(fonts.findfont(family)))
-
-
-def charmap(path: str) -> Iterable[int]:
-    """The code points that a font file has; none of one that cannot be read."""
-    try:
-        return FT2Font(path).get_charmap()
-    except (OSError, RuntimeError):
-        return ()

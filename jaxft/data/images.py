@@ -177,7 +177,8 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    return image.convert("RGB")
+    # convert would copy, and of the largest photographs there is memory for one.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def pixel_size(item: Encoded) -> tuple[int, int]:
