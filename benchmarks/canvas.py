@@ -27,13 +27,13 @@ from jaxft.build import build
 from jaxft.config import Config
 from jaxft.data.augment import Augmented, Batch, normalise
 from jaxft.data.batches import shuffled_order
-from jaxft.data.canvas import in_order
 from jaxft.data.feed import FOREVER, Batches
 from jaxft.data.folders import open_folder
 from jaxft.data.images import decode, quiet
 from jaxft.data.plan import Keep
 from jaxft.data.prepare import load_data, make_feed
 from jaxft.data.sources import Source, Splits
+from jaxft.data.workers import in_order
 from jaxft.errors import run_command
 from jaxft.host import num_cores
 from jaxft.loop import Hooks, Record, fit

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
-    *("data.cache", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
+    *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
@@ -23,7 +23,7 @@ COMMANDS = {"train", "data.check", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
-    "data.canvas": {"grain"},
+    "data.workers": {"grain"},
     "data.tfds": {"tensorflow_datasets"},
     "data.batches": {"grain"},
     "data.check": {"rich", "tyro"},

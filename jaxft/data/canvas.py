@@ -1,12 +1,10 @@
 """Decode once: training canvases and evaluation crops, made on all cores and kept in a memory-mapped file."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 import PIL
 from jaxtyping import Int32, UInt8
@@ -26,6 +24,7 @@ from jaxft.data.images import (
     to_canvas,
 )
 from jaxft.data.sources import Source, shown
+from jaxft.data.workers import AHEAD, in_order
 from jaxft.errors import UserError
 from jaxft.host import num_cores
 
@@ -38,10 +37,8 @@ LARGEST_CANVAS = 384  # At 224 pixels, beyond it a ResNet50's accuracy on ImageN
 CANVAS_STEP = 32
 SAMPLED = 1000
 LISTED = 10
-AHEAD = 4  # Images that a worker may have decoded before they are asked for.
 
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
@@ -132,14 +129,6 @@ def decode_one(source: Source, i: int, recipe: Recipe) -> Photo:
 def name_of(item: Encoded, i: int) -> str:
     """What image i is called where it is spoken of."""
     return shown(item) if isinstance(item, Path) else f"image {i}"
-
-
-def in_order(make: Callable[[int], T], start: int, stop: int, *, threads: int, ahead: int) -> Generator[T, None, None]:
-    """make(start), make(start + 1), …, made in threads, at most `ahead` of them before they are asked for."""
-    dataset = grain.MapDataset.range(start, stop).map(lambda i: make(int(i)))
-    made: Any = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
-    with closing(made):
-        yield from made
 
 
 def _rows(

@@ -14,10 +14,11 @@ from jaxtyping import Int32
 from jaxft.data.augment import Batch, EvalBatch
 from jaxft.data.batches import Order, eval_rows, num_eval_batches
 from jaxft.data.cache import release
-from jaxft.data.canvas import AHEAD, Decoded, Photo, decode_one, in_order
+from jaxft.data.canvas import Decoded, Photo, decode_one
 from jaxft.data.images import Recipe, quiet
 from jaxft.data.resident import EvalPicks, Picks
 from jaxft.data.sources import Source
+from jaxft.data.workers import AHEAD, in_order
 from jaxft.errors import UserError
 from jaxft.host import num_cores
 

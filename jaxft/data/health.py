@@ -1,8 +1,6 @@
 """What every image of a set is: facts, found by decoding it; the pixels are not kept."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +11,10 @@ from jaxft.data.images import BadImageError, Encoded, decode_sized, quiet
 from jaxft.data.leakage import content
 from jaxft.data.sources import Source, Splits
 from jaxft.data.traits import kind_of
+from jaxft.data.workers import AHEAD, in_order
+from jaxft.host import num_cores
 
 LEAST = 64  # Enough for a thumbnail: a large JPEG's decoder reads every byte, but need not make every pixel.
-CHUNK = 1024
 
 
 class Facts(NamedTuple):
@@ -44,15 +43,15 @@ def examine_splits(splits: Splits, progress: Callable[[str, int, int], None]) ->
 
 
 def examine_source(source: Source, progress: Callable[[int, int], None]) -> list[Facts]:
-    """Decode every image of a source on all cores, a chunk at a time."""
+    """Decode every image of a source on all cores."""
     facts: list[Facts] = []
-    # A few threads more than cores: some wait for the disk.
-    with quiet(), ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
-        for start in range(0, len(source), CHUNK):
-            places = range(start, min(start + CHUNK, len(source)))
-            for each in pool.map(lambda i: examine(*source.read(i)), places):
-                facts.append(each)
-                progress(len(facts), len(source))
+    threads = num_cores() + 2  # Some wait for the disk.
+    with quiet():
+        for each in in_order(
+            lambda i: examine(*source.read(i)), 0, len(source), threads=threads, ahead=AHEAD * threads
+        ):
+            facts.append(each)
+            progress(len(facts), len(source))
     return facts
 
 
