@@ -38,12 +38,10 @@ def hushed() -> Iterator[None]:
 try:
     with hushed():
         import tensorflow_datasets as tfds
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
         from tensorflow_datasets import builder_from_directory  # tfds hides it where its own import failed.
 except ImportError as error:
     raise UserError(
-        f"--data tfds:…: TensorFlow Datasets cannot be imported ({error}). "
-        "Run: pip install -U tensorflow-datasets array_record"
+        f"--data tfds:…: TensorFlow Datasets cannot be imported ({error}). Run: pip install -U tensorflow-datasets"
     ) from None
 
 Place = tuple[str, ...]
@@ -53,7 +51,7 @@ Place = tuple[str, ...]
 class TfdsSource:
     """A split of a set: its records, the features read of them, and where in those the image and the label are."""
 
-    records: ArrayRecordDataSource
+    records: Any
     features: Any
     image: Place
     label: Place
@@ -194,7 +192,7 @@ def _open_split(builder: Any, name: str, flag: str, split: str) -> TfdsSource:
     class_names = tuple(map(shown, _at(features, label).names or ()))
     if len(class_names) < 2:
         raise UserError(f"{name}: {'/'.join(label)} has {len(class_names)} named classes. A classifier needs two.")
-    records = ArrayRecordDataSource(files)
+    records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return TfdsSource(records, _subset(features, image, label), image, label, class_names, f"{name}, split {split}")
 
 
