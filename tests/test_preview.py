@@ -20,7 +20,7 @@ from jaxft.errors import UserError
 def folder(tmp_path) -> Path:
     """Wide photographs of one class, tall ones of the other, a bad file among them; names in several scripts."""
     rng = np.random.default_rng(0)
-    for name, shape in (("蚂蚁 $x$ 🐜", (40, 60, 3)), ("пчёлы", (70, 40, 3))):
+    for name, shape in (("蚂蚁 $x_$ 🐜", (40, 60, 3)), ("пчёлы", (70, 40, 3))):
         for split in ("train", "val"):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             for i in range(4):
