@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -137,7 +138,10 @@ def first_and_later_passes(arguments: Arguments, splits: Splits, cache: Path) ->
                 jax.block_until_ready(jax.device_put(batch))
         return steps * BATCH / (time.perf_counter() - started)
 
-    theirs, ours, mapped = take_turns(arguments.turns, torchs, first, later)
+    with warnings.catch_warnings():
+        # The DataLoader's workers are forks of a process with JAX in it, which they do not touch.
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        theirs, ours, mapped = take_turns(arguments.turns, torchs, first, later)
     rows = [
         ["torchvision's DataLoader, every pass", str(theirs), "1"],
         ["jaxft, first pass", str(ours), f"{ours.median / theirs.median:.2f}"],

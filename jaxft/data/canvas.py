@@ -116,7 +116,7 @@ def decode_set(
         except cache.DamagedError:
             notes = (f"{shown(path)} was damaged: its images have been decoded anew",)
         cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
-    return _decoded(*cache.read(path, row))._replace(notes=notes)
+    return _decoded(*cache.read(path, row, check=False))._replace(notes=notes)
 
 
 def decode_one(source: Source, i: int, recipe: Recipe) -> Photo:
