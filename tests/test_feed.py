@@ -111,7 +111,29 @@ def test_little_is_made_before_it_is_asked_for(splits):
             next(batches)
             time.sleep(0.1)
             assert taken <= len(made) <= taken + feeds.BATCHES_AHEAD
-    assert feed.host_bytes == 3 * 4 * 48 * 48 * 3
+    assert feed.host_bytes == (3 * 4 + 12) * 48 * 48 * 3
+
+
+def test_a_map_does_not_come_to_lie_in_memory(tmp_path, monkeypatch):
+    pixels = np.zeros((2000, 128, 128, 3), np.uint8)
+    pixels[:] = np.arange(2000, dtype=np.uint8)[:, None, None, None]
+    np.save(tmp_path / "a.npy", pixels)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    whole = Decoded(mapped, np.ones((2000, 2), np.int32), np.zeros(2000, np.int32), ("",) * 2000, ())
+    monkeypatch.setattr(feeds, "MAPPED_BYTES", 8 * pixels[:4].nbytes)
+
+    def resident_bytes() -> int:
+        """Of the files that are mapped into this process."""
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+    feed = mapped_feed(whole, whole, shuffled_order(2000, 4, 0), 4)
+    before, most = resident_bytes(), 0
+    with closing(feed.train(0)) as batches:
+        for _ in islice(batches, 500):
+            most = max(most, resident_bytes() - before)
+    assert most < 0.2 * pixels.nbytes
+    assert feed.host_bytes < 0.2 * pixels.nbytes
 
 
 def test_a_closed_feed_leaves_no_thread(splits):
