@@ -25,7 +25,7 @@ from jaxft.host import num_cores
 FOREVER = 2**62
 ALIGNMENT = 64  # Bytes; what lies otherwise is copied once more.
 BATCHES_AHEAD = 2
-MAPPED_BYTES = 2**27  # Of the map that may lie in this process's memory: to give it back after each batch takes time.
+MAPPED_BYTES = 2**26  # Of the map that may lie in this process's memory: to give it back after each batch takes time.
 GATHERERS = 2  # Threads: one copies while the other waits for the disk.
 
 
