@@ -25,7 +25,6 @@ FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.workers": {"grain"},
     "data.tfds": {"tensorflow_datasets"},
-    "data.batches": {"grain"},
     "data.check": {"rich", "tyro"},
     "fonts": {"matplotlib"},
     "report": {"matplotlib"},

@@ -35,6 +35,13 @@ def test_batch_t_depends_on_nothing_but_seed_and_t(make):
     assert first(7).dtype == np.int32
 
 
+def test_the_order_stays_what_it_is():
+    # Pinned: a run that is carried on must get the batches that it would have had.
+    assert shuffled_order(10, 5, seed=3)(0).tolist() == [0, 4, 9, 7, 1]
+    assert shuffled_order(10, 5, seed=3)(1_000_001).tolist() == [3, 5, 0, 1, 9]
+    assert balanced_order(LABELS, 6, seed=3)(7).tolist() == [14, 6, 17, 15, 2, 13]
+
+
 def test_the_balanced_order_goes_round_the_classes_and_through_each_of_them():
     order = balanced_order(LABELS, 4, seed=0)
     rows = np.concatenate([order(step) for step in range(90)])

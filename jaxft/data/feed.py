@@ -25,7 +25,6 @@ from jaxft.host import num_cores
 FOREVER = 2**62
 ALIGNMENT = 64  # Bytes; what lies otherwise is copied once more.
 BATCHES_AHEAD = 2
-MAPPED_BYTES = 2**26  # Of the map that may lie in this process's memory: to give it back after each batch takes time.
 GATHERERS = 2  # Threads: one copies while the other waits for the disk.
 
 
@@ -71,20 +70,19 @@ def mapped_feed(train: Decoded, test: Decoded, order: Order, batch_size: int) ->
 
     def train_batch(step: int) -> Batch:
         rows = order(step)
-        images = _gather(train.images, rows, step)
-        return Batch._make((images, train.sizes[rows], train.labels[rows], positions))
+        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], positions))
 
     def test_batch(step: int) -> EvalBatch:
         rows, weights = eval_rows(len(test.labels), batch_size, step)
-        return EvalBatch._make((_gather(test.images, rows, step), test.labels[rows], weights))
+        return EvalBatch._make((_gather(test.images, rows), test.labels[rows], weights))
 
-    held = min(train.images.nbytes, MAPPED_BYTES) if isinstance(train.images, np.memmap) else train.images.nbytes
+    held = 0 if isinstance(train.images, np.memmap) else train.images.nbytes
     return Feed(
         len(train.labels),
         len(test.labels),
         lambda step: _ahead(train_batch, step, FOREVER, threads=GATHERERS),
         lambda: _ahead(test_batch, 0, num_eval_batches(len(test.labels), batch_size), threads=GATHERERS),
-        host_bytes=(BATCHES_AHEAD + 1) * batch_size * train.images[0].nbytes + held,
+        host_bytes=(BATCHES_AHEAD + 1 + GATHERERS) * batch_size * train.images[0].nbytes + held,
     )
 
 
@@ -146,16 +144,15 @@ def streamed_feed(
     return Feed(num_train, num_test, train_batches, test_batches, host_bytes)
 
 
-def _gather(images: np.ndarray, rows: np.ndarray, step: int) -> np.ndarray:
-    """The rows of a step, copied to where JAX on a CPU takes them as they are."""
+def _gather(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """These rows, copied to where JAX on a CPU takes them as they are."""
     num_bytes = len(rows) * images[0].nbytes
     memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     gathered = memory[start : start + num_bytes].reshape(len(rows), *images.shape[1:])
     # "clip" lets NumPy write straight into `out`; the rows are all there.
     np.take(images, rows, axis=0, out=gathered, mode="clip")
-    if step % max(1, MAPPED_BYTES // num_bytes) == 0:
-        release(images)
+    release(images)
     return gathered
 
 
