@@ -7,45 +7,37 @@ the median of the turns, and the least and the most of them stand beside it. The
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import PIL.Image
-import torch
 import tyro
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from configs import FOLDER
 from convert.pretrained import load_pretrained
 from jaxft.build import build
-from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD, Batch, make_augment
+from jaxft.data.augment import Batch, make_augment
 from jaxft.data.batches import shuffled_order
-from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
+from jaxft.data.canvas import Canvas, Decoded, canvas_size, decode_set
 from jaxft.data.feed import mapped_feed, resident_feed
 from jaxft.data.folders import open_folder
 from jaxft.data.resident import Store
 from jaxft.data.sources import Splits
 from jaxft.errors import run_command
 from jaxft.host import num_cores
-from results import conditions, table, write_section
+from passes import BATCH, first_and_later_passes
+from results import Spread, conditions, table, take_turns, write_section
 
-BATCH = 32
 LARGE_BATCH = 128
-TEST_NAMES = ("val", "test")
 PROBE = Path(__file__).with_name("input_probe.py")
 
 
@@ -65,17 +57,6 @@ class Arguments:
     """Side of the canvases of those, in pixels."""
 
 
-class Spread(NamedTuple):
-    """Of several turns."""
-
-    median: float
-    least: float
-    most: float
-
-    def __str__(self) -> str:
-        return f"{_digits(self.median)} ({_digits(self.least)} to {_digits(self.most)})"
-
-
 def main() -> int:
     """The command; returns its exit status."""
     arguments = tyro.cli(Arguments, description=__doc__)
@@ -83,7 +64,7 @@ def main() -> int:
         splits = open_folder(arguments.photos, val_fraction=0.2, seed=0)
         cache = Path(scratch)
         sections = [
-            first_and_later_passes(arguments, splits, cache),
+            first_and_later_passes(arguments.photos, splits, cache, arguments.turns),
             shares_of_a_step(arguments, splits, cache),
             start_from_cache(arguments, cache),
             peak_memory(arguments, cache),
@@ -99,72 +80,6 @@ def main() -> int:
 def command(arguments: Arguments) -> str:
     """The command line that made the section."""
     return f"    python benchmarks/input.py --photos {arguments.photos.name} --cached {arguments.cached.name}"
-
-
-def take_turns(turns: int, *sides: Callable[[], float]) -> list[Spread]:
-    """Each side's figure, the sides taking turns; the first turn of each is not counted."""
-    figures = np.array([[side() for side in sides] for _ in range(turns + 1)])[1:]
-    return [Spread(float(np.median(column)), float(column.min()), float(column.max())) for column in figures.T]
-
-
-def first_and_later_passes(arguments: Arguments, splits: Splits, cache: Path) -> str:
-    """Photographs a second: decoding for the first time, gathering from the map, and torchvision's DataLoader."""
-    side = canvas_size(splits.train, 224)
-    num = len(splits.train) + len(splits.test)
-
-    def first() -> float:
-        folder = cache / "first"
-        shutil.rmtree(folder, ignore_errors=True)
-        started = time.perf_counter()
-        decode_set(splits.train, Canvas(side), cache_dir=folder)
-        decode_set(splits.test, EvalCrop(224, "short"), cache_dir=folder)
-        return num / (time.perf_counter() - started)
-
-    def torchs() -> float:
-        loaders = torch_loaders(arguments.photos)
-        started = time.perf_counter()
-        seen = sum(len(labels) for loader in loaders for _, labels in loader)
-        assert seen == num, f"{seen} photographs in place of {num}"
-        return num / (time.perf_counter() - started)
-
-    def later() -> float:
-        train = decode_set(splits.train, Canvas(side), cache_dir=cache / "first")
-        test = decode_set(splits.test, EvalCrop(224, "short"), cache_dir=cache / "first")
-        steps = 20 * len(train.labels) // BATCH
-        feed = mapped_feed(train, test, shuffled_order(len(train.labels), BATCH, 0), BATCH)
-        started = time.perf_counter()
-        with closing(feed.train(0)) as batches:
-            for batch in islice(batches, steps):
-                jax.block_until_ready(jax.device_put(batch))
-        return steps * BATCH / (time.perf_counter() - started)
-
-    with warnings.catch_warnings():
-        # The DataLoader's workers are forks of a process with JAX in it, which they do not touch.
-        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        theirs, ours, mapped = take_turns(arguments.turns, torchs, first, later)
-    rows = [
-        ["torchvision's DataLoader, every pass", str(theirs), "1"],
-        ["jaxft, first pass", str(ours), f"{ours.median / theirs.median:.2f}"],
-        ["jaxft, later passes, mapped, on the device", str(mapped), f"{mapped.median / theirs.median:.0f}"],
-    ]
-    return f"""Photographs a second, {num} of {arguments.photos.name}; DataLoader with {num_cores()} workers and the
-chapter's transforms at 224 pixels, batch {BATCH}; canvases of {side}, written to the cache.
-
-{table(["", "photographs a second", "ratio"], rows)}"""
-
-
-def torch_loaders(folder: Path) -> list[torch.utils.data.DataLoader]:
-    """ImageFolder and the chapter's transforms, for training and for testing."""
-    to_input = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    random = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *to_input]
-    fixed = [transforms.Resize(256), transforms.CenterCrop(224), *to_input]
-    test = next(folder / name for name in TEST_NAMES if (folder / name).is_dir())
-    return [
-        torch.utils.data.DataLoader(
-            ImageFolder(str(path), transforms.Compose(transform)), BATCH, shuffle=shuffle, num_workers=num_cores()
-        )
-        for path, transform, shuffle in ((folder / "train", random, True), (test, fixed, False))
-    ]
 
 
 def shares_of_a_step(arguments: Arguments, splits: Splits, cache: Path) -> str:
@@ -266,10 +181,6 @@ def probe(*words: str) -> dict[str, Any]:
     """What a new process measured (see input_probe.py)."""
     done = subprocess.run([sys.executable, str(PROBE), *words], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

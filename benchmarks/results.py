@@ -4,8 +4,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "# Results\n\nEach section is what its script printed, with the conditions and the command.\n"
@@ -46,3 +49,24 @@ def head() -> str:
     """The commit that is checked out."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=RESULTS.parent).stdout.strip()
+
+
+class Spread(NamedTuple):
+    """Of several turns."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{_digits(self.median)} ({_digits(self.least)} to {_digits(self.most)})"
+
+
+def take_turns(turns: int, *sides: Callable[[], float]) -> list[Spread]:
+    """Each side's figure, the sides taking turns; the first turn of each is not counted."""
+    figures = np.array([[side() for side in sides] for _ in range(turns + 1)])[1:]
+    return [Spread(float(np.median(column)), float(column.min()), float(column.max())) for column in figures.T]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

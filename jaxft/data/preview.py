@@ -31,7 +31,8 @@ class Arguments:
     """Draw what training sees of a few photographs: each before, as it is drawn anew each time, and in evaluation."""
 
     spec: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")] = None
-    """As --data of jaxft.train: demo, a folder of class folders, or a .zip of one at an address. Before the flags."""
+    """As --data of jaxft.train: demo, a folder of class folders, a .zip of one at an address, a .csv file or tfds:NAME;
+    before the flags."""
     config: Path | None = None
     """The config.json of a run, for whatever is not given here."""
     augment: tuple[str, ...] | None = None
@@ -42,6 +43,10 @@ class Arguments:
     """Side of the square in which training images are kept; chosen from the set when not given."""
     eval_resize: Literal["short", "squash"] | None = None
     """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides."""
+    tfds_dir: str | None = None
+    """As of jaxft.train."""
+    train_split: str | None = None
+    """As of jaxft.train."""
     seed: int | None = None
     """Of the split, of which photographs are shown, and of what is drawn."""
     images: int = 6
@@ -107,6 +112,8 @@ def resolve(arguments: Arguments) -> Config:
     return replace(
         base,
         data=arguments.spec or base.data,
+        tfds_dir=arguments.tfds_dir or base.tfds_dir,
+        train_split=arguments.train_split or base.train_split,
         seed=base.seed if arguments.seed is None else arguments.seed,
         images=replace(base.images, **given),
     )
