@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,8 +194,9 @@ def _check_classes(photos: Sequence[Photo], class_names: tuple[str, ...]) -> Non
 
 
 def _key(source: Source, recipe: Recipe) -> str:
-    """A name for exactly these pixels: code and PIL version, recipe, labels, each file's path, size and change."""
-    digest = hashlib.sha256(repr((CODE_VERSION, PIL.__version__, recipe, source.class_names)).encode())
+    """A name for exactly these pixels: versions of what makes them, recipe, labels, each file's path, size and change."""
+    versions = (CODE_VERSION, PIL.__version__, version("cykooz-resizer"))
+    digest = hashlib.sha256(repr((versions, recipe, source.class_names)).encode())
     for i in range(len(source)):
         item, label = source.read(i)
         digest.update(hashlib.sha256(fingerprint(item)).digest() + b"%d " % label)

@@ -27,7 +27,6 @@ ALIGNMENT = 64  # Bytes; what lies otherwise is copied once more.
 BATCHES_AHEAD = 2
 GATHERERS = 2  # Threads: one copies while the other waits for the disk.
 
-
 Batches = Generator[Any, None, None]
 
 
