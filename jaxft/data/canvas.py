@@ -194,7 +194,7 @@ def _check_classes(photos: Sequence[Photo], class_names: tuple[str, ...]) -> Non
 
 
 def _key(source: Source, recipe: Recipe) -> str:
-    """A name for exactly these pixels: versions of what makes them, recipe, labels, each file's path, size and change."""
+    """A name for exactly these pixels: what makes them, recipe, labels, each file's path, size and time of change."""
     versions = (CODE_VERSION, PIL.__version__, version("cykooz-resizer"))
     digest = hashlib.sha256(repr((versions, recipe, source.class_names)).encode())
     for i in range(len(source)):
