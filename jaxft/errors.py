@@ -15,6 +15,12 @@ class UserError(ValueError):
     """What the user can mend. The message says what, where, both values and the remedy."""
 
 
+def nearest_batch_sizes(batch_size: int, multiple: int) -> str:
+    """The flags to pass in place of a batch size that is no multiple."""
+    below, above = batch_size // multiple * multiple, -(-batch_size // multiple) * multiple
+    return " or ".join(f"--batch-size {size}" for size in (below, above) if size)
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command line and exit with its status; a UserError becomes one message and exit status 2."""
     try:

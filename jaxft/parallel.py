@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest_batch_sizes
 from jaxft.host import free_host_memory
 from jaxft.step import AXIS
 
@@ -43,8 +43,7 @@ def free_memory(devices: Devices) -> int:
 def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Raise a UserError, naming the nearest sizes, where the batch does not split evenly over the devices."""
     if batch_size % num_devices:
-        below, above = batch_size // num_devices * num_devices, -(-batch_size // num_devices) * num_devices
-        nearest = " or ".join(f"--batch-size {size}" for size in (below, above) if size)
+        nearest = nearest_batch_sizes(batch_size, num_devices)
         raise UserError(f"--batch-size {batch_size} does not split over {num_devices} devices. Pass {nearest}.")
 
 

@@ -15,7 +15,7 @@ from jaxft.data.augment_spec import Ops, mixes, parse_augment
 from jaxft.data.colour import jitter, randaugment
 from jaxft.data.crops import Weights, crop_weights, eval_box, mirror, resample, sample_box
 from jaxft.data.mixing import Mix, cutmix, erase_mask, mix_images, mixup, one_of, partners
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest_batch_sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -140,9 +140,7 @@ def mixes_of(ops: Ops, keys: Keys, image_size: int) -> Mix:
 def check_pairs(batch_size: int, num_devices: int) -> None:
     """Raise a UserError, naming the nearest batch sizes, where a device would have an odd number of images to mix."""
     if batch_size % (2 * num_devices):
-        step = 2 * num_devices
-        below, above = batch_size // step * step, -(-batch_size // step) * step
-        nearest = " or ".join(f"--batch-size {size}" for size in (below, above) if size)
+        nearest = nearest_batch_sizes(batch_size, 2 * num_devices)
         devices = f" on {num_devices} devices" if num_devices > 1 else ""
         raise UserError(
             f"--augment mixup and cutmix need an even number of images a device: --batch-size {batch_size}{devices} "
