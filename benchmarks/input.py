@@ -26,7 +26,7 @@ from configs import FOLDER
 from convert.pretrained import load_pretrained
 from jaxft.build import build
 from jaxft.data.augment import Batch, make_augment
-from jaxft.data.batches import shuffled_order
+from jaxft.data.batches import share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, canvas_size, decode_set
 from jaxft.data.feed import mapped_feed, resident_feed
 from jaxft.data.folders import open_folder
@@ -88,7 +88,7 @@ def shares_of_a_step(arguments: Arguments, splits: Splits, cache: Path) -> str:
     config = replace(FOLDER, batch_size=LARGE_BATCH, devices=1, model=replace(FOLDER.model, weights="none"))
     stores = (Store._make(train[:3]), Store._make(train[:3]))
     run = build(config, splits.train.class_names, load_pretrained(config.model, cache), stores=stores)
-    feed = resident_feed(len(train.labels), 0, shuffled_order(len(train.labels), LARGE_BATCH, 0), LARGE_BATCH)
+    feed = resident_feed(len(train.labels), 0, shuffled_order(len(train.labels), LARGE_BATCH, 0), share_of(LARGE_BATCH))
     augment = jax.jit(make_augment(config.images.augment, config.images.image_size, config.images.eval_resize))
     host_batch = first_batch(train)
     placed, state = run.put(host_batch), run.state
@@ -126,7 +126,7 @@ def shares_of_a_step(arguments: Arguments, splits: Splits, cache: Path) -> str:
 
 def first_batch(train: Decoded) -> Batch:
     """A batch on the host."""
-    feed = mapped_feed(train, train, shuffled_order(len(train.labels), LARGE_BATCH, 0), LARGE_BATCH)
+    feed = mapped_feed(train, train, shuffled_order(len(train.labels), LARGE_BATCH, 0), share_of(LARGE_BATCH))
     with closing(feed.train(0)) as batches:
         return next(batches)
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from jaxft.data.batches import shuffled_order
+from jaxft.data.batches import share_of, shuffled_order
 from jaxft.data.canvas import Canvas, EvalCrop, canvas_size, decode_set
 from jaxft.data.feed import mapped_feed
 from jaxft.data.folders import TEST_NAMES
@@ -60,7 +60,7 @@ def first_and_later_passes(photos: Path, splits: Splits, cache: Path, turns: int
         train = decode_set(splits.train, Canvas(side), cache_dir=cache / "first")
         test = decode_set(splits.test, EvalCrop(224, "short"), cache_dir=cache / "first")
         steps = 20 * len(train.labels) // BATCH
-        feed = mapped_feed(train, test, shuffled_order(len(train.labels), BATCH, 0), BATCH)
+        feed = mapped_feed(train, test, shuffled_order(len(train.labels), BATCH, 0), share_of(BATCH))
         started = time.perf_counter()
         with closing(feed.train(0)) as batches:
             for batch in islice(batches, steps):

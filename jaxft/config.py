@@ -131,7 +131,10 @@ class Config:
     epochs: int = 5
     """Times that the training set is gone through."""
     batch_size: int = 32
-    """Images a step, over all devices."""
+    """Images that go through the network at once, over all devices."""
+    accumulate: int = 1
+    """Batches that make one update, their gradients averaged: with --freeze backbone that of a batch so many times
+    larger; otherwise BatchNorm's statistics are those of each batch in turn."""
     input: Literal["auto", "resident", "mmap", "stream"] = "auto"
     """Where decoded images are while training: in device memory, in a memory-mapped file, or nowhere (decoded anew each
     time); auto goes by size. The batches are the same."""
@@ -160,6 +163,10 @@ class Config:
         check_choices(self)
         check(self.epochs >= 1, f"--epochs {self.epochs}: must be at least 1.")
         check(self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1.")
+        check(
+            self.accumulate >= 1,
+            f"--accumulate {self.accumulate}: must be at least 1, which updates after every batch.",
+        )
         check(0 <= self.seed < 2**32, f"--seed {self.seed}: must lie in 0 to 4294967295.")
         check(self.devices is None or self.devices >= 1, f"--devices {self.devices}: must be at least 1.")
         for name in ("tfds_dir", "train_split", "test_split"):
@@ -168,6 +175,11 @@ class Config:
                 f"--{name.replace('_', '-')} {getattr(self, name)}: only for --data tfds:NAME, not for {self.data}. "
                 "Leave it out.",
             )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one update, over all devices."""
+        return self.batch_size * self.accumulate
 
 
 def check(holds: bool, message: str) -> None:

@@ -5,9 +5,11 @@ from jaxft.data.batches import (
     balanced_order,
     check_batch_fits,
     class_weights,
+    device_positions,
     epoch_ends,
     eval_rows,
     num_eval_batches,
+    share_of,
     shuffled_order,
 )
 from jaxft.errors import UserError
@@ -70,11 +72,31 @@ def test_class_weights_are_inverse_counts_and_1_on_average():
 
 
 def test_evaluation_counts_every_image_once():
-    batches = [eval_rows(10, 4, step) for step in range(num_eval_batches(10, 4))]
+    batches = [eval_rows(10, share_of(4), step) for step in range(num_eval_batches(10, 4))]
     counted = [row for rows, weights in batches for row, weight in zip(rows, weights, strict=True) if weight]
     assert counted == list(range(10))
     assert {len(rows) for rows, _ in batches} == {4}
     assert max(rows.max() for rows, _ in batches) == 9
+
+
+def test_microbatches_are_the_same_images_on_any_number_of_devices():
+    assert device_positions(4, 2, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert device_positions(8, 1, 4).tolist() == list(range(8))
+    for num_devices in (1, 2, 4):
+        by_device = device_positions(8, 3, num_devices).reshape(num_devices, 3, -1)
+        for k in range(3):
+            assert by_device[:, k].reshape(-1).tolist() == list(range(8 * k, 8 * k + 8))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_shares_are_parts_of_the_whole(accumulate):
+    whole = share_of(8, accumulate=accumulate, num_devices=4)
+    parts = [share_of(8, accumulate=accumulate, num_devices=4, own=own) for own in ([0, 1], [2], [3])]
+    assert np.concatenate([part.train for part in parts]).tolist() == whole.train.tolist()
+    assert [part.test.tolist() for part in parts] == [[0, 1, 2, 3], [4, 5], [6, 7]]
+    assert whole.train.dtype == whole.test.dtype == np.int32
+    rows, weights = eval_rows(13, parts[1], 1)
+    assert (rows.tolist(), weights.tolist(), rows.dtype) == ([12, 12], [1, 0], np.int32)
 
 
 def test_epochs_end_after_all_their_images():
@@ -86,3 +108,8 @@ def test_a_batch_larger_than_the_set():
     with pytest.raises(UserError, match=r"--batch-size 11 is larger than the training set \(10 images\).*size 10 or"):
         check_batch_fits(10, 11)
     check_batch_fits(1, 1)
+    check_batch_fits(10, 3, 3)
+    with pytest.raises(
+        UserError, match=r"--accumulate 4 times --batch-size 3 is 12 .* \(10\). Pass --accumulate 3 or less"
+    ):
+        check_batch_fits(10, 3, 4)

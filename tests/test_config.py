@@ -21,6 +21,7 @@ def test_json_keeps_every_field():
         optim=OptimConfig(optimizer="adamw", lr=3e-4),
         devices=2,
         sync_bn=False,
+        accumulate=4,
     )
     assert from_json(to_json(config), "config.json") == config
 
@@ -42,6 +43,7 @@ def test_whole_numbers_do_for_floats():
         ('{"model": {"head_map": "a=1"}}', "model.head_map must be a list of strings"),
         ('{"devices": "all"}', "devices must be int or NoneType"),
         ('{"parallel": "xmap"}', "--parallel xmap: no such choice. Choose one of jit, pmap."),
+        ('{"images_per_step": 64}', "unknown images_per_step"),
     ],
 )
 def test_json_errors_say_where_and_what(text, message):
@@ -67,6 +69,7 @@ def test_json_errors_say_where_and_what(text, message):
         (lambda: ImageConfig(val_fraction=1.0), "--val-fraction 1.0: must lie between 0 and 1"),
         (lambda: Config(epochs=0), "--epochs 0"),
         (lambda: Config(batch_size=0), "--batch-size 0"),
+        (lambda: Config(accumulate=0), "--accumulate 0: must be at least 1, which updates after every batch."),
         (lambda: Config(seed=-1), "--seed -1"),
         (lambda: Config(devices=0), "--devices 0"),
     ],
@@ -81,6 +84,11 @@ def test_unknown_preset():
         preset("hot-dog")
     with pytest.raises(UserError, match=r"Presets are demo, .*A folder goes behind --data."):
         preset("/my/photos")
+
+
+def test_an_update_has_the_images_of_its_batches():
+    assert Config(batch_size=8, accumulate=4).images_per_step == 32
+    assert "images_per_step" not in json.loads(to_json(Config()))
 
 
 def test_config_is_frozen_and_plain():

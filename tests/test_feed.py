@@ -3,7 +3,9 @@
 import dataclasses
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from convert.pretrained import load_pretrained
 from jaxft.build import build
 from jaxft.config import Config, ImageConfig
 from jaxft.data import feed as feeds
-from jaxft.data.batches import shuffled_order
+from jaxft.data.batches import Share, share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, streamed_feed
 from jaxft.data.plan import Keep
@@ -30,6 +32,7 @@ from pictures import photo_files, spoil
 WAYS = ("resident", "mmap", "stream")
 IMAGES = ImageConfig(image_size=32, canvas=48)
 CLASSES = ("a", "b")
+WHOLE = share_of(4)
 
 
 @pytest.fixture
@@ -38,10 +41,12 @@ def splits(tmp_path: Path) -> Splits:
     return Splits(train, FileSource(test.paths[:7], test.labels[:7], CLASSES), ())
 
 
-def opened(splits: Splits, way: str, cache: Path | None, **changes) -> tuple[Feed, tuple[Store, Store] | None]:
+def opened(
+    splits: Splits, way: str, cache: Path | None, share: Share | None = None, **changes
+) -> tuple[Feed, tuple[Store, Store] | None]:
     config = Config(images=IMAGES, input=way, batch_size=4, seed=3, **changes)  # pyright: ignore[reportArgumentType]
     data = load_data(splits, config, Keep(cache, 10**9), 10**9, lambda *_: None)
-    return make_feed(data, config, pytest.fail), stores(data)
+    return make_feed(data, config, pytest.fail, share), stores(data)
 
 
 def whole_batches(feed: Feed, sets: tuple[Store, Store] | None, first: int, num: int) -> tuple[list, list]:
@@ -76,7 +81,7 @@ def test_rows_of_a_batch_belong_together():
     numbers = np.arange(10, dtype=np.int32)
     images = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (10, 4, 4, 3))
     numbered = Decoded(images, np.stack([numbers + 1] * 2, 1), numbers, tuple(map(str, numbers)), ())
-    feed = mapped_feed(numbered, numbered, shuffled_order(10, 4, 0), 4)
+    feed = mapped_feed(numbered, numbered, shuffled_order(10, 4, 0), share_of(4))
     with closing(feed.train(5)) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.labels)
@@ -105,7 +110,7 @@ def test_the_three_ways_are_one_run(splits, parallel, devices, tmp_path):
 
 def test_little_is_made_before_it_is_asked_for(splits):
     train, made = decode_set(splits.train, Canvas(48), cache_dir=None), []
-    feed = mapped_feed(train, train, lambda step: made.append(step) or np.arange(4), 4)
+    feed = mapped_feed(train, train, lambda step: made.append(step) or np.arange(4), share_of(4))
     with closing(feed.train(0)) as batches:
         for taken in range(1, 5):
             next(batches)
@@ -126,7 +131,7 @@ def test_a_map_does_not_come_to_lie_in_memory(tmp_path):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
 
-    feed = mapped_feed(whole, whole, shuffled_order(2000, 4, 0), 4)
+    feed = mapped_feed(whole, whole, shuffled_order(2000, 4, 0), share_of(4))
     with closing(feed.train(0)) as batches:
         next(batches)  # It brings libraries into memory, too.
         before, most = resident_bytes(), 0
@@ -149,10 +154,101 @@ def test_a_closed_feed_leaves_no_thread(splits):
     assert threading.active_count() == before
 
 
-def streamed(splits: Splits, **options) -> Feed:
+# A share of each batch.
+
+
+def joined(parts: Sequence[list]) -> list:
+    """Batches of shares put together."""
+    return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches) for batches in zip(*parts, strict=True)]
+
+
+def assert_same(ours, theirs) -> None:
+    for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert our.dtype == their.dtype
+        np.testing.assert_array_equal(our, their)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_shares_of_two_processes_make_the_whole_batch(splits, way, accumulate, tmp_path):
+    # Of five test images, the second process's part of the second batch only fills.
+    splits = splits._replace(test=FileSource(splits.test.paths[:5], splits.test.labels[:5], CLASSES))
+
+    def batches(share: Share) -> tuple[list, list]:
+        return whole_batches(*opened(splits, way, tmp_path / "cache", share, accumulate=accumulate), 2, 5)
+
+    of_two = partial(share_of, 4, accumulate=accumulate, num_devices=2)
+    whole, halves = batches(of_two()), [batches(of_two(own=[i])) for i in range(2)]
+    train, test = map(joined, zip(*halves, strict=True))
+    assert_same(train, whole[0])
+    assert [batch.weights.tolist() for batch in test] == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert_same([batch.weights for batch in test], [batch.weights for batch in whole[1]])
+    for batch, wanted in zip(test, whole[1], strict=True):
+        counts = batch.weights == 1
+        assert_same((batch.images[counts], batch.labels[counts]), (wanted.images[counts], wanted.labels[counts]))
+    for batch, one_device in zip(train, batches(share_of(4, accumulate=accumulate))[0], strict=True):
+        assert one_device.positions.tolist() == list(range(4 * accumulate))
+        assert_same(jax.tree.map(lambda x, at=batch.positions: np.asarray(x)[at], one_device), batch)
+
+
+class Listed:
+    """Images that are noted as they are read."""
+
+    class_names = ("only",)
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+        self.read_rows: list[int] = []
+
+    def __len__(self) -> int:
+        return self.num
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        self.read_rows.append(i)
+        return np.full((40, 40, 3), i, np.uint8), 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_streamed_share_reads_its_own_rows_alone(accumulate, monkeypatch):
+    monkeypatch.setattr(feeds, "num_cores", lambda: 2)
+    train_set, test_set = Listed(256), Listed(21)
+    order = shuffled_order(256, 8 * accumulate, 0)
+    share = share_of(8, accumulate=accumulate, num_devices=4, own=[1, 2])
+    feed = streamed_feed(
+        Streamed(train_set, Canvas(48), np.zeros(256, np.int32)),
+        Streamed(test_set, EvalCrop(32, "short"), np.zeros(21, np.int32)),
+        order,
+        share,
+    )
+    assert feed.host_bytes == (2 * 4 * accumulate + 8) * 3 * 48**2
+    with closing(feed.train(0)) as batches:
+        for step in range(3):
+            np.testing.assert_array_equal(next(batches).images[:, 0, 0, 0], order(step)[share.train])
+    own = np.concatenate([order(step)[share.train] for step in range(256 // (8 * accumulate))])
+    assert 3 * 4 * accumulate <= len(train_set.read_rows) < 128
+    assert set(train_set.read_rows) <= set(own.tolist())
+    weights = [batch.weights.tolist() for batch in feed.test()]
+    assert weights == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
+    assert sorted(test_set.read_rows) == [2, 3, 4, 5, 10, 11, 12, 13, 18, 19, 20]
+
+
+def test_what_takes_a_bad_images_place_does_not_depend_on_the_share(splits):
+    spoil(splits.train, 5, 6)
+    spoil(splits.test, 1)
+    whole, *halves = (
+        (list(islice(feed.train(0), 6)), list(feed.test()))
+        for feed in (
+            streamed(splits, share_of(4, num_devices=2, own=own), skip_bad=True, report=lambda _: None)
+            for own in (None, [0], [1])
+        )
+    )
+    assert_same([joined(part) for part in zip(*halves, strict=True)], whole)
+
+
+def streamed(splits: Splits, share: Share = WHOLE, **options) -> Feed:
     train = Streamed(splits.train, Canvas(48), np.array(splits.train.labels, np.int32))
     test = Streamed(splits.test, EvalCrop(32, "short"), np.array(splits.test.labels, np.int32))
-    return streamed_feed(train, test, shuffled_order(12, 4, seed=3), 4, **options)
+    return streamed_feed(train, test, shuffled_order(12, 4, seed=3), share, **options)
 
 
 def test_an_image_that_disappears_while_streaming_ends_the_run_with_its_name(splits):
@@ -208,4 +304,9 @@ def test_a_set_of_one_image(way):
     assert len(tests) == 1
     config = dataclasses.replace(config, batch_size=2)
     with pytest.raises(UserError, match=r"--batch-size 2 is larger than the training set \(1 images\)"):
+        make_feed(data, config, pytest.fail)
+    config = dataclasses.replace(config, batch_size=1, accumulate=2)
+    with pytest.raises(
+        UserError, match=r"2 images an update, more than the training set has \(1\). Pass --accumulate 1"
+    ):
         make_feed(data, config, pytest.fail)

@@ -13,7 +13,7 @@ from configs import DEMO
 from convert.pretrained import load_pretrained
 from jaxft.build import Run, build
 from jaxft.data.augment import Batch, EvalBatch
-from jaxft.data.batches import shuffled_order
+from jaxft.data.batches import share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, decode_set
 from jaxft.data.feed import mapped_feed
 from jaxft.data.kitchen import TARGET_CLASSES, target_set
@@ -39,7 +39,7 @@ def posters() -> Decoded:
 @functools.cache
 def batches() -> Sequence[Batch]:
     order = shuffled_order(len(posters().labels), DEMO.batch_size, seed=0)
-    return list(islice(mapped_feed(posters(), posters(), order, DEMO.batch_size).train(0), STEPS))
+    return list(islice(mapped_feed(posters(), posters(), order, share_of(DEMO.batch_size)).train(0), STEPS))
 
 
 def train(run: Run) -> tuple[list[float], TrainState]:

@@ -1,8 +1,9 @@
 """Which images make batch t of a run, as a pure function of (seed, t): to resume at step t is to ask for batch t."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -14,6 +15,15 @@ Order = Callable[[int], Rows]
 """From a step t to the rows of its batch, int32 [b]."""
 
 CACHED_STEPS = 16
+
+
+class Share(NamedTuple):
+    """What a process makes of each batch: places in the global batch, those of its first device first."""
+
+    train: Int32[np.ndarray, " p"]
+    test: Int32[np.ndarray, " q"]
+    eval_batch_size: int
+    """Places in a global evaluation batch."""
 
 
 def shuffled_order(num_images: int, batch_size: int, seed: int) -> Order:
@@ -63,18 +73,43 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
-def check_batch_fits(num_images: int, batch_size: int) -> None:
-    """Raise a UserError where a batch is larger than the training set."""
+def check_batch_fits(num_images: int, batch_size: int, accumulate: int = 1) -> None:
+    """Raise a UserError where the images of one update are more than the training set has."""
     if batch_size > num_images:
         raise UserError(
             f"--batch-size {batch_size} is larger than the training set ({num_images} images). "
             f"Pass --batch-size {num_images} or less."
         )
+    if batch_size * accumulate > num_images:
+        raise UserError(
+            f"--accumulate {accumulate} times --batch-size {batch_size} is {batch_size * accumulate} images an update, "
+            f"more than the training set has ({num_images}). Pass --accumulate {num_images // batch_size} or less."
+        )
 
 
-def eval_rows(num_images: int, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows int32 [b] and weights float32 [b] of an evaluation batch; the last one is filled up at weight 0."""
-    rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+def device_positions(
+    batch_size: int, accumulate: int, num_devices: int
+) -> Int32[np.ndarray, " {batch_size*accumulate}"]:
+    """Where in the global batch each row comes from, laid out device after device.
+
+    A device's part is its parts of the `accumulate` microbatches, one after the other; microbatch k of all devices
+    together is places k * batch_size to (k + 1) * batch_size, whatever their number.
+    """
+    places = np.arange(batch_size * accumulate, dtype=np.int32)
+    return places.reshape(accumulate, num_devices, -1).transpose(1, 0, 2).reshape(-1)
+
+
+def share_of(batch_size: int, *, accumulate: int = 1, num_devices: int = 1, own: Sequence[int] | None = None) -> Share:
+    """What the devices at the places `own` in the row of all devices take of each batch; all of them when None."""
+    devices = slice(None) if own is None else list(own)
+    train = device_positions(batch_size, accumulate, num_devices).reshape(num_devices, -1)
+    test = device_positions(batch_size, 1, num_devices).reshape(num_devices, -1)
+    return Share(train[devices].reshape(-1), test[devices].reshape(-1), batch_size)
+
+
+def eval_rows(num_images: int, share: Share, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int32 [q] and weights float32 [q] of a share of an evaluation batch; weight 0 only fills the last one."""
+    rows = step * share.eval_batch_size + share.test
     return np.minimum(rows, num_images - 1), (rows < num_images).astype(np.float32)
 
 

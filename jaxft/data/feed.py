@@ -1,6 +1,7 @@
 """Batches of a data set, three ways: named for a set in device memory, gathered from a map, or decoded on the fly.
 
-All three give the same images, bit for bit, and make a few before they are asked for, in threads.
+All three give the same images, bit for bit, and make a few before they are asked for, in threads. Each makes the rows
+of its share alone: batch t has the images `order(t)[share.train]`.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxft.data.augment import Batch, EvalBatch
-from jaxft.data.batches import Order, eval_rows, num_eval_batches
+from jaxft.data.batches import Order, Share, eval_rows, num_eval_batches
 from jaxft.data.cache import release
 from jaxft.data.canvas import Decoded, Photo, decode_one
 from jaxft.data.images import Recipe, quiet
@@ -25,6 +26,7 @@ from jaxft.host import num_cores
 FOREVER = 2**62
 ALIGNMENT = 64  # Bytes; what lies otherwise is copied once more.
 BATCHES_AHEAD = 2
+FILLING = Photo(None, (0, 0), 0, "", None)
 GATHERERS = 2  # Threads: one copies while the other waits for the disk.
 
 Batches = Generator[Any, None, None]
@@ -49,39 +51,38 @@ class Feed(NamedTuple):
     """The most that training images take of the host's memory on their way, the batch being copied included."""
 
 
-def resident_feed(num_train: int, num_test: int, order: Order, batch_size: int) -> Feed:
+def resident_feed(num_train: int, num_test: int, order: Order, share: Share) -> Feed:
     """Picks of stores that are on the devices already (see jaxft.data.resident)."""
-    positions = np.arange(batch_size, dtype=np.int32)
 
     def train(step: int) -> Batches:
-        return _ahead(lambda t: Picks._make((order(t), positions)), step, FOREVER, threads=1)
+        return _ahead(lambda t: Picks._make((order(t)[share.train], share.train)), step, FOREVER, threads=1)
 
     def test() -> Batches:
-        for step in range(num_eval_batches(num_test, batch_size)):
-            yield EvalPicks._make(eval_rows(num_test, batch_size, step))
+        for step in range(num_eval_batches(num_test, share.eval_batch_size)):
+            yield EvalPicks._make(eval_rows(num_test, share, step))
 
     return Feed(num_train, num_test, train, test, host_bytes=0)
 
 
-def mapped_feed(train: Decoded, test: Decoded, order: Order, batch_size: int) -> Feed:
+def mapped_feed(train: Decoded, test: Decoded, order: Order, share: Share) -> Feed:
     """Batches gathered from decoded sets."""
-    positions = np.arange(batch_size, dtype=np.int32)
+    num_test = len(test.labels)
 
     def train_batch(step: int) -> Batch:
-        rows = order(step)
-        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], positions))
+        rows = order(step)[share.train]
+        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], share.train))
 
     def test_batch(step: int) -> EvalBatch:
-        rows, weights = eval_rows(len(test.labels), batch_size, step)
+        rows, weights = eval_rows(num_test, share, step)
         return EvalBatch._make((_gather(test.images, rows), test.labels[rows], weights))
 
     held = 0 if isinstance(train.images, np.memmap) else train.images.nbytes
     return Feed(
         len(train.labels),
-        len(test.labels),
+        num_test,
         lambda step: _ahead(train_batch, step, FOREVER, threads=GATHERERS),
-        lambda: _ahead(test_batch, 0, num_eval_batches(len(test.labels), batch_size), threads=GATHERERS),
-        host_bytes=(BATCHES_AHEAD + 1 + GATHERERS) * batch_size * train.images[0].nbytes + held,
+        lambda: _ahead(test_batch, 0, num_eval_batches(num_test, share.eval_batch_size), threads=GATHERERS),
+        host_bytes=(BATCHES_AHEAD + 1 + GATHERERS) * len(share.train) * train.images[0].nbytes + held,
     )
 
 
@@ -89,7 +90,7 @@ def streamed_feed(
     train: Streamed,
     test: Streamed,
     order: Order,
-    batch_size: int,
+    share: Share,
     *,
     skip_bad: bool = False,
     report: Callable[[str], None] = print,
@@ -100,7 +101,6 @@ def streamed_feed(
     image is left out, and `report` is told, once an image; otherwise a UserError ends the run.
     """
     num_train, num_test = len(train.labels), len(test.labels)
-    positions = np.arange(batch_size, dtype=np.int32)
     told: set[str] = set()
 
     def read(data: Streamed, i: int) -> Photo:
@@ -116,30 +116,37 @@ def streamed_feed(
             report(f"skipped {photo.name}: {photo.bad}")
         return photo
 
-    def train_photo(place: int) -> Photo:
-        first = order(place // batch_size)[place % batch_size]
+    def train_photo(nth: int) -> Photo:
+        step, own = divmod(nth, len(share.train))
+        first = order(step)[share.train[own]]
         photos = (read(train, int(first + i) % num_train) for i in range(num_train))
         found = next((photo for photo in photos if photo.bad is None), None)
         if found is None:
             raise UserError("none of the training images can be decoded. Mend them, or pass another --data.")
         return found
 
+    def test_photo(nth: int) -> Photo:
+        step, own = divmod(nth, len(share.test))
+        row = step * share.eval_batch_size + int(share.test[own])
+        return read(test, row) if row < num_test else FILLING
+
     def train_batches(step: int) -> Batches:
-        for photos in _grouped(train_photo, step * batch_size, FOREVER, batch_size):
+        num = len(share.train)
+        for photos in _grouped(train_photo, step * num, FOREVER, num):
             pixels, sizes, labels, _, _ = zip(*photos, strict=True)
-            yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), positions))
+            yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), share.train))
 
     def test_batches() -> Batches:
-        size = test.recipe.size
-        for photos in _grouped(lambda i: read(test, i), 0, num_test, batch_size):
-            images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
-            weights = np.zeros(batch_size, np.float32)
+        num, size = len(share.test), test.recipe.size
+        for photos in _grouped(test_photo, 0, num * num_eval_batches(num_test, share.eval_batch_size), num):
+            images, labels = np.zeros((num, size, size, 3), np.uint8), np.zeros(num, np.int32)
+            weights = np.zeros(num, np.float32)
             for place, photo in enumerate(photos):
                 if photo.pixels is not None:
                     images[place], labels[place], weights[place] = photo.pixels, photo.label, 1
             yield EvalBatch._make((images, labels, weights))
 
-    host_bytes = (2 * batch_size + AHEAD * num_cores()) * 3 * train.recipe.size**2
+    host_bytes = (2 * len(share.train) + AHEAD * num_cores()) * 3 * train.recipe.size**2
     return Feed(num_train, num_test, train_batches, test_batches, host_bytes)
 
 
@@ -160,7 +167,7 @@ def _ahead(make: Callable[[int], Any], start: int, stop: int, *, threads: int) -
 
 
 def _grouped(make: Callable[[int], Photo], start: int, stop: int, size: int) -> Iterator[list[Photo]]:
-    """Photographs decoded on all cores, in lists of `size`, one of them ahead; the last may be shorter."""
+    """Photographs decoded on all cores, in lists of `size`, one of them ahead."""
     cores = num_cores()
     with quiet(), closing(in_order(make, start, stop, threads=cores, ahead=size + AHEAD * cores)) as photos:
         while group := list(islice(photos, size)):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxft.config import Config
-from jaxft.data.batches import balanced_order, check_batch_fits, class_weights, shuffled_order
+from jaxft.data.batches import Share, balanced_order, check_batch_fits, class_weights, share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
 from jaxft.data.plan import Keep, Plan, plan_input
@@ -66,24 +66,27 @@ def load_data(
     return Data(train, test, splits.train.class_names, (*train.notes, *test.notes, *skipped), plan)
 
 
-def make_feed(data: Data, config: Config, report: Callable[[str], None]) -> Feed:
+def make_feed(data: Data, config: Config, report: Callable[[str], None], share: Share | None = None) -> Feed:
     """The run's batches, by the plan; `report` is told of streamed images that are skipped.
 
+    `share` is what this process makes of them (see `share_of`); when None all, laid out for one device.
+
     Raises:
-        UserError: a batch larger than the training set.
+        UserError: more images an update than the training set has.
     """
-    num_train, size = len(data.train.labels), config.batch_size
-    check_batch_fits(num_train, size)
+    num_train, size = len(data.train.labels), config.images_per_step
+    check_batch_fits(num_train, config.batch_size, config.accumulate)
+    share = share or share_of(config.batch_size, accumulate=config.accumulate)
     if config.balance == "sampler":
         order = balanced_order(data.train.labels, size, config.seed)
     else:
         order = shuffled_order(num_train, size, config.seed)
     match data.train, data.test:
         case Streamed() as train, Streamed() as test:
-            return streamed_feed(train, test, order, size, skip_bad=config.images.skip_bad_images, report=report)
+            return streamed_feed(train, test, order, share, skip_bad=config.images.skip_bad_images, report=report)
         case Decoded() as train, Decoded() as test if data.plan.way == "mmap":
-            return mapped_feed(train, test, order, size)
-    return resident_feed(num_train, len(data.test.labels), order, size)
+            return mapped_feed(train, test, order, share)
+    return resident_feed(num_train, len(data.test.labels), order, share)
 
 
 def loss_weights(data: Data, config: Config) -> Float[np.ndarray, " k"] | None:
