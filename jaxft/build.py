@@ -88,7 +88,13 @@ def build(
     state = init_state(variables["params"], variables["batch_stats"], tx)
     if augment is None:
         augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
-    train_step = make_train_step(model, tx, augment, None if class_weights is None else jnp.asarray(class_weights))
+    train_step = make_train_step(
+        model,
+        tx,
+        augment,
+        None if class_weights is None else jnp.asarray(class_weights),
+        accumulate=config.accumulate,
+    )
     return Run(
         model=model,
         labels=labels,

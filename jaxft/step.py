@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Means over a training batch: loss in nats, accuracy in 0 to 1."""
+    """Means over the images of an update: loss in nats, accuracy in 0 to 1."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -77,29 +77,58 @@ def make_train_step(
     tx: optax.GradientTransformation,
     augment: Augment,
     class_weights: Float[Array, " k"] | None = None,
+    *,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel).
 
-    The loss is `training_loss`, with the weights as they are given; the accuracy counts `larger_labels`.
+    The loss is `training_loss`, with the weights as they are given; the accuracy counts `larger_labels`. A device's
+    part of a batch goes through the network in `accumulate` microbatches, one after the other, laid out by
+    `jaxft.data.batches.device_positions`.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        augmented = augment(jax.random.fold_in(key, state.step), batch)
+    def gradients(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
+        """Of a microbatch: gradients, the new batch_stats, metrics."""
+        augmented = augment(key, batch)
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Float[Array, "b k"], Any]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
+            variables = {"params": params, "batch_stats": batch_stats}
             logits, updated = model.apply(variables, augmented.images, train=True, mutable=["batch_stats"])
             loss = training_loss(logits, batch.labels, augmented, class_weights)
             return loss, (logits, updated["batch_stats"])
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, (logits, updated_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         accuracy = (logits.argmax(-1) == larger_labels(batch.labels, augmented)).mean()
-        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, Metrics(loss, accuracy)), AXIS)
+        return grads, updated_stats, Metrics(loss, accuracy)
+
+    def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
+        compute = gradients if accumulate == 1 else over_microbatches(gradients, accumulate)
+        key = jax.random.fold_in(key, state.step)
+        grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch, key)
+        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return train_step
+
+
+def over_microbatches(gradients: Callable, accumulate: int) -> Callable:
+    """Gradients and metrics averaged over the microbatches of a batch, batch_stats going from each to the next."""
+
+    def averaged(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
+        def add(carry: tuple[Any, Any], microbatch: Batch) -> tuple[tuple[Any, Any], Metrics]:
+            total, batch_stats = carry
+            grads, batch_stats, metrics = gradients(params, batch_stats, microbatch, key)
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+        microbatches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), microbatches)
+        grads = jax.tree.map(lambda x: x / accumulate, total)
+        return grads, batch_stats, jax.tree.map(jnp.mean, metrics)
+
+    return averaged
 
 
 def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]:

@@ -1,18 +1,30 @@
+import dataclasses
+import functools
+from itertools import islice
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxft.build import Pretrained, build
+from configs import DEMO
+from convert.pretrained import load_pretrained
+from jaxft.build import Pretrained, Run, build
 from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
-from jaxft.data.augment import Augmented, Batch, make_augment
+from jaxft.data.augment import Augmented, Batch, make_augment, normalise
+from jaxft.data.batches import Share, share_of, shuffled_order
+from jaxft.data.canvas import Canvas, Decoded, decode_set
+from jaxft.data.feed import mapped_feed
+from jaxft.data.kitchen import TARGET_CLASSES, target_set
+from jaxft.data.sources import ArraySource
 from jaxft.errors import UserError
 from jaxft.head import imagenet_classes
 from jaxft.optim import make_optimizer, rate_labels
-from jaxft.parallel import over_devices
+from jaxft.parallel import over_devices, put_batch, put_replicated
 from jaxft.paths import by_name
-from jaxft.resnet import make_resnet
+from jaxft.resnet import Architecture, ResNet, make_resnet
 from jaxft.step import (
     Metrics,
     TrainState,
@@ -43,27 +55,42 @@ def pretrained(num_classes: int = 12) -> Pretrained:
     return Pretrained(variables, imagenet_classes() if num_classes == 1000 else None)
 
 
-def frozen_run(freeze: str, **model):
+def frozen_run(freeze: str, accumulate: int = 1, **model):
     config = Config(
         model=ModelConfig(width=WIDTH, freeze=freeze, **model),
         images=ImageConfig(image_size=64),
         optim=OptimConfig(lr=0.01, weight_decay=0.1),
+        batch_size=16 // accumulate,
+        accumulate=accumulate,
         devices=1,
     )
     return build(config, CLASSES, pretrained(1000 if model else 12))
 
 
-def flops(freeze: str) -> float:
-    run = frozen_run(freeze)
-    lowered = run.train_step.lower(run.state, run.put(random_batch()), run.key)
-    return lowered.compile().cost_analysis()["flops"]
+@functools.cache
+def compiled(freeze: str, accumulate: int = 1):
+    run = frozen_run(freeze, accumulate)
+    return run.train_step.lower(run.state, run.put(random_batch()), run.key).compile()
 
 
+def flops(freeze: str, accumulate: int = 1) -> float:
+    """Of a loop's body, as XLA counts, once."""
+    return compiled(freeze, accumulate).cost_analysis()["flops"]
+
+
+@pytest.mark.slow
 def test_a_frozen_body_costs_a_forward_pass_only():
     full, half, head = flops("none"), flops("layer2"), flops("backbone")
     # A forward pass, and two of its size backward for what trains; augmentation is part of each.
     assert head < 0.45 * full
     assert head < half < 0.9 * full
+    assert flops("backbone", accumulate=2) < 0.45 * flops("none", accumulate=2)
+
+
+@pytest.mark.slow
+def test_accumulation_takes_the_memory_of_a_part():
+    whole, parts = (compiled("none", k).memory_analysis().temp_size_in_bytes for k in (1, 2))
+    assert parts < 0.8 * whole
 
 
 @pytest.mark.parametrize("freeze", ["layer2", "backbone"])
@@ -197,3 +224,95 @@ def test_mixing_needs_pairs_on_every_device():
     config = Config(images=ImageConfig(augment=("mixup",)), devices=8, batch_size=24)
     with pytest.raises(UserError, match=r"--batch-size 24 on 8 devices gives 3. Pass --batch-size 16 or"):
         build(config, CLASSES, None)
+
+
+# Several batches an update.
+
+STEPS = 4
+
+
+@functools.cache
+def posters() -> Decoded:
+    return decode_set(ArraySource(*target_set("train")), Canvas(80), cache_dir=None)
+
+
+@functools.cache
+def demo_run(**changes) -> Run:
+    """The demo: a trained network, for in a fresh one rounding flips ReLUs and soon tells."""
+    freeze = changes.pop("freeze", "none")
+    config = dataclasses.replace(DEMO, model=dataclasses.replace(DEMO.model, freeze=freeze), **changes)
+    return build(config, TARGET_CLASSES, load_pretrained(config.model, Path("unused")))
+
+
+def losses_and_state(run: Run, share: Share) -> tuple[list[float], TrainState]:
+    feed = mapped_feed(posters(), posters(), shuffled_order(len(posters().labels), len(share.train), 0), share)
+    state, losses = put_replicated(run.state, run.devices), []
+    for batch in islice(feed.train(0), STEPS):
+        state, metrics = run.train_step(state, run.put(batch), run.key)
+        losses.append(tuple(map(float, metrics)))
+    return losses, jax.device_get(state)
+
+
+def assert_one_run(ours: tuple[list[float], TrainState], theirs: tuple[list[float], TrainState]) -> None:
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-5)
+    for our, their in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(theirs[1]), strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-3, atol=2e-4)
+
+
+def frozen_demo(**changes) -> Run:
+    images = dataclasses.replace(DEMO.images, augment=("crop", "flip", "jitter", "cutmix"))
+    return demo_run(freeze="backbone", images=images, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("pmap", 1), ("jit", 4), ("pmap", 4)])
+def test_with_frozen_batch_norm_accumulation_is_a_larger_batch(parallel, devices):
+    larger = losses_and_state(frozen_demo(batch_size=32, devices=1), share_of(32))
+    run = frozen_demo(batch_size=8, accumulate=4, devices=devices, parallel=parallel)
+    assert_one_run(losses_and_state(run, share_of(8, accumulate=4, num_devices=devices)), larger)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_accumulation_on_1_and_4_devices_is_one_run(parallel):
+    one = losses_and_state(demo_run(batch_size=16, accumulate=2, devices=1), share_of(16, accumulate=2))
+    four = demo_run(batch_size=16, accumulate=2, devices=4, parallel=parallel)
+    assert_one_run(losses_and_state(four, share_of(16, accumulate=2, num_devices=4)), one)
+
+
+TINY = ResNet(Architecture("basic", (1, 1, 1, 1)), num_classes=3, width=4)
+SGD = optax.sgd(1.0, 0.9)
+
+
+@functools.cache
+def tiny_state() -> TrainState:
+    variables = jax.jit(lambda key: TINY.init(key, jnp.zeros((1, 64, 64, 3)), train=False))(jax.random.key(0))
+    return jax.device_get(init_state(variables["params"], variables["batch_stats"], SGD))
+
+
+def tiny_step(weights=None, *, parallel="jit", devices: int = 1, **options):
+    """The step of a small network with per-device statistics, from host to host."""
+    own = jax.local_devices()[:devices]
+    step = over_devices(make_train_step(TINY, SGD, plain, weights, **options), own, parallel, donate=True)
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return jax.device_get(step(put_replicated(state, own), put_batch(batch, own, parallel), jax.random.key(0)))
+
+    return update
+
+
+def plain(key, batch: Batch) -> Augmented:
+    return Augmented(normalise(batch.images[:, :64, :64]))
+
+
+@pytest.mark.slow
+def test_batch_statistics_go_from_microbatch_to_microbatch_and_gradients_are_averaged():
+    accumulated, single, state = tiny_step(accumulate=2), tiny_step(), tiny_state()
+    updated, metrics = accumulated(state, random_batch())
+    first, first_metrics = single(state, jax.tree.map(lambda x: x[:8], random_batch()))
+    then = state._replace(batch_stats=first.batch_stats)
+    second, second_metrics = single(then, jax.tree.map(lambda x: x[8:], random_batch()))
+    np.testing.assert_allclose(metrics, np.mean([first_metrics, second_metrics], 0), rtol=1e-6)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, first.params, second.params)
+    for ours, theirs in ((updated.params, expected), (updated.batch_stats, second.batch_stats)):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
