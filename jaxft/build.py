@@ -94,6 +94,7 @@ def build(
         augment,
         None if class_weights is None else jnp.asarray(class_weights),
         accumulate=config.accumulate,
+        skip_nonfinite=config.on_nonfinite == "skip",
     )
     return Run(
         model=model,

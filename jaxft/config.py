@@ -158,6 +158,8 @@ class Config:
     """BatchNorm's statistics are those of the whole batch; off: each device's own, as PyTorch's DataParallel."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32 always."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Where the loss or an update becomes infinite or NaN: stop the run, or leave that update out."""
 
     def __post_init__(self) -> None:
         check_choices(self)

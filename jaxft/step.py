@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Means over the images of an update: loss in nats, accuracy in 0 to 1."""
+    """Means over the images of an update: loss in nats, NaN where it was left out; accuracy in 0 to 1."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -79,12 +79,14 @@ def make_train_step(
     class_weights: Float[Array, " k"] | None = None,
     *,
     accumulate: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel).
 
     The loss is `training_loss`, with the weights as they are given; the accuracy counts `larger_labels`. A device's
     part of a batch goes through the network in `accumulate` microbatches, one after the other, laid out by
-    `jaxft.data.batches.device_positions`.
+    `jaxft.data.batches.device_positions`. With `skip_nonfinite`, an update after which something would not be finite
+    is left out: only `step` moves on.
     """
 
     def gradients(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
@@ -108,7 +110,8 @@ def make_train_step(
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        updated = TrainState(state.step + 1, params, batch_stats, opt_state)
+        return unless_nonfinite(state, updated, metrics) if skip_nonfinite else (updated, metrics)
 
     return train_step
 
@@ -129,6 +132,14 @@ def over_microbatches(gradients: Callable, accumulate: int) -> Callable:
         return grads, batch_stats, jax.tree.map(jnp.mean, metrics)
 
     return averaged
+
+
+def unless_nonfinite(state: TrainState, updated: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """The updated state where it and the loss are finite; otherwise the state before, a step on, and a NaN loss."""
+    # Not the gradients: those of frozen layers would then be computed.
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((updated, metrics.loss))]).all()
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state._replace(step=updated.step))
+    return kept, metrics._replace(loss=jnp.where(finite, metrics.loss, jnp.nan))
 
 
 def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]:

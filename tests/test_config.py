@@ -22,6 +22,7 @@ def test_json_keeps_every_field():
         devices=2,
         sync_bn=False,
         accumulate=4,
+        on_nonfinite="skip",
     )
     assert from_json(to_json(config), "config.json") == config
 
@@ -43,6 +44,7 @@ def test_whole_numbers_do_for_floats():
         ('{"model": {"head_map": "a=1"}}', "model.head_map must be a list of strings"),
         ('{"devices": "all"}', "devices must be int or NoneType"),
         ('{"parallel": "xmap"}', "--parallel xmap: no such choice. Choose one of jit, pmap."),
+        ('{"on_nonfinite": "warn"}', "--on-nonfinite warn: no such choice. Choose one of stop, skip."),
         ('{"images_per_step": 64}', "unknown images_per_step"),
     ],
 )

@@ -33,6 +33,7 @@ from jaxft.step import (
     larger_labels,
     make_train_step,
     training_loss,
+    unless_nonfinite,
 )
 
 WIDTH = 16
@@ -316,3 +317,49 @@ def test_batch_statistics_go_from_microbatch_to_microbatch_and_gradients_are_ave
     expected = jax.tree.map(lambda a, b: (a + b) / 2, first.params, second.params)
     for ours, theirs in ((updated.params, expected), (updated.batch_stats, second.batch_stats)):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
+# Updates that are left out. Class 2 is the poison; the other batch has none of it.
+
+GOOD = random_batch()._replace(labels=np.arange(16, dtype=np.int32) % 2)
+POISONED = GOOD._replace(labels=np.where(np.arange(16) == 13, 2, GOOD.labels).astype(np.int32))
+
+
+def assert_left_out(state: TrainState, updated: TrainState) -> None:
+    assert updated.step == state.step + 1
+    assert jax.tree.structure(updated) == jax.tree.structure(state)
+    for name, ours, theirs in zip(state._fields[1:], updated[1:], state[1:], strict=True):
+        assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs))), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "devices", "accumulate"), [("jit", 1, 1), ("jit", 2, 2), ("pmap", 2, 2)])
+def test_an_update_that_is_not_finite_is_left_out(parallel, devices, accumulate):
+    weights = jnp.array([1, 1, jnp.nan])
+    update = tiny_step(weights, parallel=parallel, devices=devices, accumulate=accumulate, skip_nonfinite=True)
+    state, metrics = update(tiny_state(), GOOD)
+    assert np.isfinite(metrics.loss)
+    skipped, metrics = update(state, POISONED)
+    assert np.isnan(metrics.loss)
+    assert_left_out(state, skipped)
+    went_on, _ = update(skipped, GOOD)
+    expected, _ = update(state._replace(step=state.step + 1), GOOD)
+    jax.tree.map(np.testing.assert_array_equal, went_on, expected)
+    assert not np.array_equal(went_on.params["fc"]["kernel"], state.params["fc"]["kernel"])
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("where", ["loss", "params", "batch_stats", "opt_state"])
+def test_whatever_is_not_finite_an_update_is_left_out(where, value):
+    before = TrainState(
+        np.int32(3), {"a": np.ones(2), "b": np.ones(3)}, {"mean": np.zeros(2)}, (np.int32(1), np.ones(2))
+    )
+    after = jax.tree.map(lambda x: x + 1, before)
+    kept, metrics = unless_nonfinite(before, after, Metrics(jnp.float32(0.5), jnp.float32(0.25)))
+    jax.tree.map(np.testing.assert_array_equal, (kept, metrics), (after, Metrics(0.5, 0.25)))
+    loss = jnp.float32(value if where == "loss" else 0.5)
+    if where != "loss":
+        jax.tree.leaves(getattr(after, where))[-1][-1] = value
+    kept, metrics = unless_nonfinite(before, after, Metrics(loss, jnp.float32(0.25)))
+    assert_left_out(before, kept)
+    assert np.isnan(metrics.loss)
