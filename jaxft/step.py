@@ -107,7 +107,9 @@ def make_train_step(
         compute = gradients if accumulate == 1 else over_microbatches(gradients, accumulate)
         key = jax.random.fold_in(key, state.step)
         grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch, key)
-        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
+        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        if model.axis_name is None:
+            batch_stats = jax.lax.pmean(batch_stats, AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         updated = TrainState(state.step + 1, params, batch_stats, opt_state)

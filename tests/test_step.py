@@ -319,6 +319,21 @@ def test_batch_statistics_go_from_microbatch_to_microbatch_and_gradients_are_ave
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("axis_name", ["data", None])
+def test_every_device_holds_the_same_state(axis_name):
+    own = jax.local_devices()[:4]
+    model = TINY.clone(axis_name=axis_name)
+    step = over_devices(make_train_step(model, SGD, plain), own, "jit", donate=True)
+    state, batch = put_replicated(tiny_state(), own), put_batch(random_batch(), own, "jit")
+    for _ in range(3):
+        state, _ = step(state, batch, jax.random.key(0))
+    for leaf in jax.tree.leaves(state):
+        first, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        assert len(others) == 3
+        assert all(np.array_equal(first, other) for other in others)
+
+
 # Updates that are left out. Class 2 is the poison; the other batch has none of it.
 
 GOOD = random_batch()._replace(labels=np.arange(16, dtype=np.int32) % 2)
