@@ -56,8 +56,8 @@ def pretrained(num_classes: int = 12) -> Pretrained:
     return Pretrained(variables, imagenet_classes() if num_classes == 1000 else None)
 
 
-def frozen_run(freeze: str, accumulate: int = 1, **model):
-    config = Config(
+def frozen_config(freeze: str, accumulate: int = 1, **model) -> Config:
+    return Config(
         model=ModelConfig(width=WIDTH, freeze=freeze, **model),
         images=ImageConfig(image_size=64),
         optim=OptimConfig(lr=0.01, weight_decay=0.1),
@@ -65,7 +65,10 @@ def frozen_run(freeze: str, accumulate: int = 1, **model):
         accumulate=accumulate,
         devices=1,
     )
-    return build(config, CLASSES, pretrained(1000 if model else 12))
+
+
+def frozen_run(freeze: str, accumulate: int = 1, **model) -> Run:
+    return build(frozen_config(freeze, accumulate, **model), CLASSES, pretrained(1000 if model else 12))
 
 
 @functools.cache
@@ -378,3 +381,15 @@ def test_whatever_is_not_finite_an_update_is_left_out(where, value):
     kept, metrics = unless_nonfinite(before, after, Metrics(loss, jnp.float32(0.25)))
     assert_left_out(before, kept)
     assert np.isnan(metrics.loss)
+
+
+@pytest.mark.slow
+def test_a_run_skips_as_its_config_says_and_what_is_frozen_still_costs_nothing():
+    config = dataclasses.replace(frozen_config("backbone"), on_nonfinite="skip")
+    run = build(config, CLASSES, pretrained(), class_weights=np.array([np.nan] * 3, np.float32))
+    state, batch = jax.device_get(run.state), run.put(random_batch())
+    step = run.train_step.lower(run.state, batch, run.key).compile()
+    assert step.cost_analysis()["flops"] < 1.01 * flops("backbone")
+    skipped, metrics = jax.device_get(step(run.state, batch, run.key))
+    assert np.isnan(metrics.loss)
+    assert_left_out(state, skipped)
