@@ -18,13 +18,14 @@ from jaxft.optim import make_optimizer, rate_labels
 from jaxft.parallel import (
     Devices,
     Mode,
+    all_devices,
     check_batch_size,
-    local_devices,
     over_devices,
     put_batch,
     put_replicated,
     put_shared,
 )
+from jaxft.processes import from_first
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
 from jaxft.step import AXIS, EvalSums, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
@@ -59,7 +60,7 @@ def build(
     class_weights: Float[np.ndarray, " k"] | None = None,
     augment: Augment | None = None,
 ) -> Run:
-    """Assemble a run; `pretrained` is None for training from scratch.
+    """Assemble a run; `pretrained` is None for training from scratch. Of several processes, process 0's weights count.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
     (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
@@ -69,7 +70,7 @@ def build(
         UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
             head or freeze that needs pretrained weights where there are none.
     """
-    devices = local_devices(config.devices)
+    devices = all_devices(config.devices)
     check_batch_size(config.batch_size, len(devices))
     if mixes(config.images.augment):
         check_pairs(config.batch_size, len(devices))
@@ -100,7 +101,7 @@ def build(
         model=model,
         labels=labels,
         head_rows=head_rows,
-        state=put_replicated(state, devices),
+        state=put_replicated(from_first(state), devices),
         train_step=_compiled(train_step, train_from_store, stores and stores[0], devices, config.parallel, donate=True),
         eval_step=_compiled(
             make_eval_step(model), eval_from_store, stores and stores[1], devices, config.parallel, donate=False

@@ -21,7 +21,7 @@ Devices = Sequence[Any]
 
 
 def local_devices(count: int | None = None) -> Devices:
-    """The first `count` local devices; all when None.
+    """The first `count` devices of this process; all when None.
 
     Raises:
         UserError: there are fewer.
@@ -32,8 +32,34 @@ def local_devices(count: int | None = None) -> Devices:
     return devices[:count]
 
 
+def all_devices(count: int | None = None) -> Devices:
+    """The first `count` devices of every process, in the order of the processes; all when None.
+
+    Raises:
+        UserError: a process has fewer than another.
+    """
+    num = len(local_devices(count))
+    by_process = [[d for d in jax.devices() if d.process_index == index] for index in range(jax.process_count())]
+    least = min(map(len, by_process))
+    if num > least:
+        raise UserError(f"some processes have {num} devices, others {least}. Pass --devices {least} to all.")
+    return [device for devices in by_process for device in devices[:num]]
+
+
+def own(devices: Devices) -> Devices:
+    """Those of the devices that are this process's."""
+    return [device for device in devices if device.process_index == jax.process_index()]
+
+
+def own_places(devices: Devices) -> list[int]:
+    """Where in the row of all devices this process's are."""
+    return [place for place, device in enumerate(devices) if device.process_index == jax.process_index()]
+
+
 def free_memory(devices: Devices) -> int:
-    """Bytes that each device may still take, by what its runtime says; on the CPU, its share of the free memory."""
+    """Bytes that each of this process's devices may still take, by what its runtime says; on the CPU, its share of the
+    free memory.
+    """
     stats = [device.memory_stats() for device in devices]
     if all(stat and "bytes_limit" in stat for stat in stats):
         return min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
@@ -71,10 +97,15 @@ def mesh_of(devices: Devices) -> Mesh:
 
 
 def put_batch(batch: Any, devices: Devices, mode: Mode) -> Any:
-    """Arrays of [b, ...] on the host to the devices, b/devices each; returns before the copy is done."""
+    """Arrays of [b, ...] on the host to the devices, an even part each; returns before the copy is done.
+
+    Of several processes each brings its own devices' part.
+    """
+    mine = own(devices)
     if mode == "pmap":
-        batch = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-    return jax.device_put(batch, NamedSharding(mesh_of(devices), P(AXIS)))
+        batch = jax.tree.map(lambda x: x.reshape(len(mine), -1, *x.shape[1:]), batch)
+        return jax.device_put(batch, NamedSharding(mesh_of(mine), P(AXIS)))
+    return _placed(batch, devices, P(AXIS))
 
 
 def put_ahead(batches: Iterator[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
@@ -86,10 +117,17 @@ def put_ahead(batches: Iterator[Any], put: Callable[[Any], Any]) -> Iterator[Any
 
 
 def put_shared(tree: Any, devices: Devices) -> Any:
-    """A copy of the tree on every device, to be read only."""
-    return jax.device_put(tree, NamedSharding(mesh_of(devices), P()))
+    """A copy of the tree on every device, to be read only; every process brings the same one."""
+    return _placed(tree, devices, P())
 
 
 def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
     return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))
+
+
+def _placed(tree: Any, devices: Devices, spec: P) -> Any:
+    sharding = NamedSharding(mesh_of(devices), spec)
+    if len(own(devices)) == len(devices):
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)

@@ -10,16 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
+    *("data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "checkpoint", "loop"),
-    *("report", "run_folder", "console", "train"),
+    *("resume", "report", "run_folder", "console", "stop", "arguments", "train"),
     *("data.grid", "data.preview"),
 )
-COMMANDS = {"train", "data.check", "data.preview"}
+COMMANDS = {"arguments", "train", "data.check", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -30,7 +31,8 @@ ALLOWED = {
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},
-    "train": {"rich", "tyro", "orbax"},
+    "arguments": {"tyro"},
+    "train": {"rich", "orbax"},
     "data.grid": {"matplotlib"},
     "data.preview": {"tyro"},
 }

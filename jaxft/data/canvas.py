@@ -1,8 +1,11 @@
 """Decode once: training canvases and evaluation crops, made on all cores and kept in a memory-mapped file."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from jaxft.data.images import (
     render,
     to_canvas,
 )
+from jaxft.data.sharing import Sharing, in_all
 from jaxft.data.sources import Source, shown
 from jaxft.data.workers import AHEAD, in_order
 from jaxft.errors import UserError
@@ -38,6 +42,7 @@ LARGEST_CANVAS = 384  # At 224 pixels, beyond it a ResNet50's accuracy on ImageN
 CANVAS_STEP = 32
 SAMPLED = 1000
 LISTED = 10
+SHARE = 32  # Images that a process decodes in a round.
 
 Progress = Callable[[int, int], None]
 
@@ -87,8 +92,11 @@ def decode_set(
     cache_limit: int = cache.LIMIT_BYTES,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    sharing: Sharing | None = None,
 ) -> Decoded:
     """Decode every image of a source, or find it decoded in `cache_dir`; in memory when that is None.
+
+    Of several processes, `sharing` the work, each decodes a part and gets the rest from the others.
 
     Raises:
         UserError: images that cannot be decoded, unless `skip_bad`; a class of which none is left; a cache folder that
@@ -98,24 +106,19 @@ def decode_set(
         raise UserError("the set has no images. Pass one that has.")
     row = (recipe.size, recipe.size, 3)
     photos: list[Photo] = []
-    notes: tuple[str, ...] = ()
     with quiet():
-        rows = _rows(source, recipe, photos, skip_bad, progress)
+        rows = _rows(source, recipe, photos, skip_bad, progress, sharing)
         if cache_dir is None:
             images = np.empty((len(source), *row), np.uint8)
             for place, pixels in enumerate(rows):
                 images[place] = pixels
             return _decoded(images, _about(photos))
         path = cache_dir / f"{type(recipe).__name__.lower()}-{recipe.size}-{_key(source, recipe)}.npy"
-        try:
-            images, about = cache.read(path, row)
-            if not any(decode_one(source, i, recipe).bad is None for i in about["bad"]):
-                _check_good(about["skipped"], len(source), skip_bad)
-                return _decoded(images, about)
-        except FileNotFoundError:
-            pass
-        except cache.DamagedError:
-            notes = (f"{shown(path)} was damaged: its images have been decoded anew",)
+        kept, damaged = _find(path, row, source, recipe)
+        notes = (f"{shown(path)} was damaged: its images have been decoded anew",) if damaged else ()
+        if in_all(sharing, kept is not None) and kept is not None:
+            _check_good(kept[1]["skipped"], len(source), skip_bad)
+            return _decoded(*kept)
         cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
     return _decoded(*cache.read(path, row, check=False))._replace(notes=notes)
 
@@ -132,13 +135,29 @@ def name_of(item: Encoded, i: int) -> str:
     return shown(item) if isinstance(item, Path) else f"image {i}"
 
 
+def _find(path: Path, row: tuple[int, ...], source: Source, recipe: Recipe) -> tuple[Any, bool]:
+    """The images and what is said of them, where a file has them all; None otherwise. And whether it is damaged."""
+    try:
+        images, about = cache.read(path, row)
+    except FileNotFoundError:
+        return None, False
+    except cache.DamagedError:
+        return None, True
+    mended = any(decode_one(source, i, recipe).bad is None for i in about["bad"])
+    return None if mended else (images, about), False
+
+
 def _rows(
-    source: Source, recipe: Recipe, photos: list[Photo], skip_bad: bool, progress: Progress | None
+    source: Source,
+    recipe: Recipe,
+    photos: list[Photo],
+    skip_bad: bool,
+    progress: Progress | None,
+    sharing: Sharing | None,
 ) -> Iterator[np.ndarray]:
     """The pixels of the good images in order, decoded on all cores; `photos` gets what is known of every image."""
-    cores = num_cores()
-    decode = in_order(lambda i: decode_one(source, i, recipe), 0, len(source), threads=cores, ahead=AHEAD * cores)
-    for photo in decode:
+    decode = _decode if sharing is None else partial(_decode_shared, sharing)
+    for photo in decode(source, recipe, range(len(source))):
         photos.append(photo._replace(pixels=None))
         if progress is not None:
             progress(len(photos), len(source))
@@ -146,6 +165,30 @@ def _rows(
             yield photo.pixels
     _check_good([f"{photo.name}: {photo.bad}" for photo in photos if photo.bad is not None], len(photos), skip_bad)
     _check_classes(photos, source.class_names)
+
+
+def _decode(source: Source, recipe: Recipe, which: Sequence[int]) -> Iterator[Photo]:
+    """These images of a source, decoded on all cores."""
+    cores = num_cores()
+    decode = in_order(lambda i: decode_one(source, which[i], recipe), 0, len(which), threads=cores, ahead=AHEAD * cores)
+    yield from decode
+
+
+def _decode_shared(sharing: Sharing, source: Source, recipe: Recipe, which: Sequence[int]) -> Iterator[Photo]:
+    """These images, in rounds: each process decodes the next few, and then each gets those of all."""
+    rounds = [which[start : start + SHARE * sharing.num] for start in range(0, len(which), SHARE * sharing.num)]
+    own = [some[SHARE * sharing.id :][:SHARE] for some in rounds]
+    decoded = _decode(source, recipe, [i for some in own for i in some])
+    for some in own:
+        photos = list(islice(decoded, len(some)))
+        pixels = np.zeros((SHARE, recipe.size, recipe.size, 3), np.uint8)
+        for place, photo in enumerate(photos):
+            if photo.pixels is not None:
+                pixels[place] = photo.pixels
+        told = sharing.exchange(json.dumps([photo._replace(pixels=None) for photo in photos]).encode())
+        for theirs, text in zip(sharing.gather(pixels), told, strict=True):
+            for image, (_, size, label, name, bad) in zip(theirs, json.loads(text), strict=False):
+                yield Photo(image if bad is None else None, tuple(size), label, name, bad)
 
 
 def _about(photos: Sequence[Photo]) -> dict[str, Any]:

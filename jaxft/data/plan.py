@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from jaxft.errors import UserError
 from jaxft.host import free_host_memory
 
 Way = Literal["resident", "mmap", "stream"]
+WAYS = get_args(Way)
+"""From the one that asks for the most memory to the least."""
 
 RESIDENT_SHARE = 4  # The rest of a device's memory is the network's.
 HOST_SHARE = 2

@@ -11,9 +11,10 @@ from jaxft.config import Config
 from jaxft.data.batches import Share, balanced_order, check_batch_fits, class_weights, share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
-from jaxft.data.plan import Keep, Plan, plan_input
+from jaxft.data.plan import WAYS, Keep, Plan, plan_input
 from jaxft.data.resident import Store
 from jaxft.data.sources import ArraySource, Splits, labels_of
+from jaxft.processes import agreed, exchange, sharing
 
 
 class Data(NamedTuple):
@@ -42,11 +43,12 @@ def load_data(
         EvalCrop(images.image_size, images.eval_resize),
     )
     sources = (splits.train, splits.test)
-    # Arrays are there already: to decode them costs less than a cache would.
+    share = sharing()
+    # Arrays are there already: to decode them costs less than a cache or the other processes would.
     if isinstance(splits.train, ArraySource):
-        keep = keep._replace(folder=None)
+        keep, share = keep._replace(folder=None), None
     num_bytes = sum(len(source) * 3 * recipe.size**2 for source, recipe in zip(sources, recipes, strict=True))
-    plan = plan_input(config.input, num_bytes, device_bytes, keep)
+    plan = most_careful(agreed(lambda: plan_input(config.input, num_bytes, device_bytes, keep)))
     if plan.way == "stream":
         train = Streamed(splits.train, recipes[0], labels_of(splits.train))
         test = Streamed(splits.test, recipes[1], labels_of(splits.test))
@@ -59,11 +61,18 @@ def load_data(
             cache_limit=keep.limit,
             skip_bad=images.skip_bad_images,
             progress=partial(progress, f"decoding {what} images"),
+            sharing=share,
         )
         for source, recipe, what in zip(sources, recipes, ("training", "test"), strict=True)
     )
     skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
     return Data(train, test, splits.train.class_names, (*train.notes, *test.notes, *skipped), plan)
+
+
+def most_careful(plan: Plan) -> Plan:
+    """Of the plans of all processes the one that asks for the least memory: they must read the same way."""
+    plans = [text.decode().split("\n", 1) for text in exchange("\n".join(plan).encode())]
+    return Plan._make(max(plans, key=lambda plan: WAYS.index(plan[0])))
 
 
 def make_feed(data: Data, config: Config, report: Callable[[str], None], share: Share | None = None) -> Feed:

@@ -1,0 +1,247 @@
+"""Several processes as one run, by JAX's distributed runtime: how they find each other, and how they agree."""
+
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxft.data.sharing import Sharing
+from jaxft.errors import EXIT_MISTAKE, EXIT_STOPPED, UserError
+
+CONNECT_SECONDS = 300
+ORTE = "OMPI_MCA_orte_hnp_uri"
+"""Where JAX finds process 0's host; Open MPI 5 no longer has it."""
+
+T = TypeVar("T")
+
+
+class Processes(NamedTuple):
+    """The processes of a run as flags or a launcher name them; None: JAX finds out."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    num: int | None = None
+    id: int | None = None
+    local_index: int | None = None
+    """Which of the processes on this host this is: it has the device of that number. None: it has all of the host's."""
+
+
+def launched(environment: Mapping[str, str]) -> Processes | None:
+    """What SLURM's srun, Open MPI's mpirun or a Cloud TPU says of the processes that it started; None for one alone."""
+    env = environment.get
+    # Of a batch script SLURM says how many tasks it might start; of a step, how many it did.
+    if num := env("SLURM_STEP_NUM_TASKS"):
+        per_host = re.sub(r"\(x\d+\)", "", env("SLURM_STEP_TASKS_PER_NODE", ""))
+        index, local, alone = env("SLURM_PROCID", "0"), env("SLURM_LOCALID", "0"), set(per_host.split(",")) == {"1"}
+    elif num := env("OMPI_COMM_WORLD_SIZE"):
+        index, local = env("OMPI_COMM_WORLD_RANK", "0"), env("OMPI_COMM_WORLD_LOCAL_RANK", "0")
+        alone = env("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    else:
+        return Processes() if on_tpu(environment) else None
+    return None if num == "1" else Processes(None, int(num), int(index), None if alone else int(local))
+
+
+def on_tpu(environment: Mapping[str, str], dev: Path = Path("/dev")) -> bool:
+    """Whether this is a Cloud TPU's machine, of a slice that may have several."""
+    chips = [*dev.glob("accel*"), *dev.glob("vfio/*")]
+    return bool(chips) and find_spec("libtpu") is not None and environment.get("JAX_PLATFORMS", "tpu") == "tpu"
+
+
+def find(flags: Processes, environment: Mapping[str, str]) -> Processes | None:
+    """The flags, completed by the launcher; None for a process alone.
+
+    Raises:
+        UserError: flags that say too little, or that cannot be.
+    """
+    if flags.num == 1:
+        return None
+    found = launched(environment)
+    if found is None and flags == Processes():
+        return None
+    if found is None and None in flags[:3]:
+        raise UserError(
+            "--coordinator, --num-processes and --process-id go together: HOST:PORT of process 0, how many processes "
+            "there are, and which of them this is, counted from 0. Pass all three, or none."
+        )
+    pairs = zip(flags, found or flags, strict=True)
+    given = Processes._make(told if flag is None else flag for flag, told in pairs)
+    if given.num is not None and given.id is not None and not 0 <= given.id < given.num:
+        raise UserError(
+            f"--process-id {given.id}: must lie in 0 to {given.num - 1}, for --num-processes is {given.num}."
+        )
+    if given.coordinator is not None and not re.fullmatch(r".+:\d+", given.coordinator):
+        raise UserError(f"--coordinator {given.coordinator}: not HOST:PORT. Write it like host0:12345.")
+    if given.coordinator is None and "OMPI_COMM_WORLD_SIZE" in environment and ORTE not in environment:
+        raise UserError("this Open MPI does not say where process 0 is. Pass --coordinator HOST:PORT.")
+    return given
+
+
+@contextmanager
+def joined(found: Processes | None, heartbeat_seconds: int) -> Iterator[None]:
+    """Join the run's other processes, and part from them at the end; call it before JAX touches a device.
+
+    A process that ends by an error does so at once, for an orderly end would wait for the others; they stop after
+    `heartbeat_seconds`.
+
+    Raises:
+        UserError: the others cannot be reached.
+    """
+    if found is None:
+        yield
+        return
+    connect(found, heartbeat_seconds)
+    try:
+        yield
+    except BaseException as error:
+        _end(error)
+    jax.distributed.shutdown()
+
+
+def connect(found: Processes, heartbeat_seconds: int) -> None:
+    """Start JAX's distributed runtime."""
+    by_flags = None not in found[:3]
+    if by_flags and found.id != 0:
+        reach(str(found.coordinator), CONNECT_SECONDS)
+    try:
+        jax.distributed.initialize(
+            found.coordinator,
+            found.num,
+            found.id,
+            # None would have JAX leave each process of a launcher one device, also where it is alone on its host.
+            local_device_ids=[] if found.local_index is None else [found.local_index],
+            cluster_detection_method="deactivate" if by_flags else None,
+            initialization_timeout=CONNECT_SECONDS,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the processes of this run did not find each other ({reason}). Start all of them within "
+            f"{CONNECT_SECONDS} seconds, with the same --coordinator HOST:PORT, reachable from each, and "
+            "--num-processes, each with its own --process-id."
+        ) from None
+
+
+def reach(coordinator: str, seconds: float) -> None:
+    """Wait until process 0 listens.
+
+    Raises:
+        UserError: it does not, for so many seconds: JAX would end this process with a stack of C++.
+    """
+    host, _, port = coordinator.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                reason = error.strerror or str(error)
+                raise UserError(
+                    f"--coordinator {coordinator}: nobody there after {seconds:g} seconds ({reason}). Start process 0 "
+                    "on that host, and see that the port is free there and open to the others."
+                ) from None
+            time.sleep(0.2)
+
+
+def _end(error: BaseException) -> None:
+    """Say why this process ends, and end it."""
+    status = 1
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_MISTAKE
+    elif isinstance(error, SystemExit) and isinstance(error.code, int):
+        status = error.code
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        print(
+            f"error: process {jax.process_index()}: {str(error).splitlines()[0]}\nAnother process of this run may have "
+            "been lost. Start all of them again with --resume: the last checkpoint is good.",
+            file=sys.stderr,
+        )
+        status = EXIT_STOPPED
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which writes the run's folder and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """What `work` gives, once it is done in every process; where it fails in one, it fails in all.
+
+    Raises:
+        UserError: the first one's of any process, which it names.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, error = None, ""
+    try:
+        result = work()
+    except UserError as failed:
+        error = str(failed)
+    for index, message in enumerate(exchange(error.encode())):
+        if message:
+            raise UserError(f"process {index}: {message.decode()}")
+    return result  # pyright: ignore[reportReturnType]
+
+
+def check_same(what: str, mine: Any) -> None:
+    """Raise a UserError, in every process, where `mine`, of which `what` says what it is, is not the same in all."""
+    if jax.process_count() == 1:
+        return
+    told = [text.decode() for text in exchange(repr(mine).encode())]
+    for index, text in enumerate(told):
+        if text != told[0]:
+            raise UserError(
+                f"{what}: process 0 has {told[0]}, process {index} has {text}. Start all processes with the same flags "
+                "on the same files."
+            )
+
+
+def exchange(content: bytes) -> list[bytes]:
+    """Every process's content, in the order of the processes, to every process."""
+    if jax.process_count() == 1:
+        return [content]
+    lengths = multihost_utils.process_allgather(np.int32(len(content)))
+    # Of few sizes, for each is compiled anew.
+    padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
+def sharing() -> Sharing | None:
+    """How the processes share out decoding; None for one alone."""
+    if jax.process_count() == 1:
+        return None
+    return Sharing(jax.process_index(), jax.process_count(), multihost_utils.process_allgather, exchange)
+
+
+def from_first(tree: Any) -> Any:
+    """Process 0's arrays, as NumPy arrays, in every process; bit for bit."""
+    if jax.process_count() == 1:
+        return tree
+    # As bits: they are summed with the others' zeros, and -0.0 + 0.0 is 0.0.
+    arrays = jax.tree.map(np.asarray, jax.device_get(tree))
+    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(_bits, arrays))
+    return jax.tree.map(lambda bits, array: bits.view(array.dtype).reshape(array.shape), sent, arrays)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
