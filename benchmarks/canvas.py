@@ -102,8 +102,8 @@ def accuracy(arguments: Arguments, splits: Splits, arm: str, seed: int) -> float
         feed, augment = feed._replace(train=lambda step: torchvision_batches(splits.train, config, step)), as_it_is
     run = build(config, data.class_names, pretrained, augment=augment)
     records: list[Record] = []
-    hooks = Hooks(records.append, lambda _: None, lambda: False)
-    fit(run, feed, batch_size=config.batch_size, num_epochs=config.epochs, hooks=hooks)
+    hooks = Hooks(records.append)
+    fit(run, feed, images_per_step=config.images_per_step, num_epochs=config.epochs, hooks=hooks)
     return records[-1].accuracy
 
 

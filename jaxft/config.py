@@ -160,6 +160,9 @@ class Config:
     """Of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32 always."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Where the loss or an update becomes infinite or NaN: stop the run, or leave that update out."""
+    deterministic: bool = False
+    """Have GPUs give the same bits each time, at the cost of speed: XLA's deterministic ops, and no autotuning. CPUs do
+    so anyway."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -197,6 +200,20 @@ def check_choices(config: Any) -> None:
             choices = ", ".join(map(str, get_args(hint)))
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} {getattr(config, name)}: no such choice. Choose one of {choices}.")
+
+
+def differences(before: Config, after: Config) -> dict[str, str]:
+    """What another config changes: by field, a line with the flag and both values."""
+    old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
+    return {name: f"--{name.replace('_', '-')}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields by name, those of nested configs beside the others: no name is there twice."""
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def to_json(config: Config) -> str:

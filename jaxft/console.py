@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,6 +34,7 @@ class Display:
         self.num_epochs = num_epochs
         self.last_train: Record | None = None
         self.started: float | None = None
+        self.first_epoch = 0.0
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,6 +65,12 @@ class Display:
         """Show a line that the user should read."""
         self.console.print(line, highlight=False, markup=False)
 
+    def resumed(self, step: int, records: Sequence[Record]) -> None:
+        """Say where a run goes on."""
+        self.first_epoch = records[-1].epoch if records else 0.0
+        where = f"from step {step}" if step else "from the start: it has no checkpoint yet"
+        self.say(f"going on {where}")
+
     def record(self, record: Record) -> None:
         """Show a record of the loop."""
         numbers = f"loss {record.loss:.4f}  accuracy {record.accuracy:.4f}  {record.images_per_second:.1f} images/s"
@@ -91,7 +99,8 @@ class Display:
     def _left(self, record: Record) -> str:
         if self.started is None or record.epoch >= self.num_epochs:
             return ""
-        seconds = (time.monotonic() - self.started) / record.epoch * (self.num_epochs - record.epoch)
+        done = record.epoch - self.first_epoch
+        seconds = (time.monotonic() - self.started) / done * (self.num_epochs - record.epoch)
         return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left"
 
     def _bar(self, what: str, done: int | float, total: int, status: str) -> None:
@@ -128,7 +137,8 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, console: Console)
     console.print(
         f"{config.model.arch} (weights {config.model.weights}) on {len(data.train.labels)} training and "
         f"{len(data.test.labels)} test images of {len(data.class_names)} classes; "
-        f"{len(devices)} x {devices[0].device_kind}, {config.parallel}, {jnp.dtype(run.model.dtype).name}",
+        f"{len(devices)} x {devices[0].device_kind}{_in_processes()}, {config.parallel}, "
+        f"{jnp.dtype(run.model.dtype).name}",
         highlight=False,
         markup=False,
     )
@@ -137,3 +147,7 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, console: Console)
     console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
     if run.head_rows is not None:
         console.print(head_table(run.head_rows))
+
+
+def _in_processes() -> str:
+    return f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""

@@ -1,9 +1,9 @@
 """The run on one page: train, look, evaluate, keep. No compilation, files or terminal in here."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +29,8 @@ class Record(NamedTuple):
     accuracy: float
     """0 to 1."""
     images_per_second: float
+    skipped: int = 0
+    """Updates that `--on-nonfinite skip` left out; the means are over the others."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,12 +41,23 @@ class NonFiniteLossError(RuntimeError):
         self.step = step
 
 
-class Hooks(NamedTuple):
-    """What the caller wants to hear of: each record, each epoch's state worth keeping, and whether to stop."""
+class Progress(NamedTuple):
+    """Where a run stands between two steps: with the same feed, all that decides how it goes on."""
 
-    on_record: Callable[[Record], None]
-    keep: Callable[[TrainState], None]
-    should_stop: Callable[[], bool]
+    state: TrainState
+    window: Sequence[Metrics]
+    """Of the steps since the last record."""
+
+
+class Hooks(NamedTuple):
+    """What the caller wants to hear of: each record, what is worth keeping, and whether to save or to stop now."""
+
+    on_record: Callable[[Record], None] = lambda _: None
+    keep: Callable[[Progress, float | None], None] = lambda *_: None
+    """Is given the test accuracy at an epoch's end."""
+    should_save: Callable[[], bool] = lambda: False
+    should_stop: Callable[[int], bool] = lambda _: False
+    """Is asked once a step, with its number."""
 
 
 class Outcome(NamedTuple):
@@ -54,57 +67,103 @@ class Outcome(NamedTuple):
     stopped: bool
 
 
-def fit(run: Run, feed: Feed, *, batch_size: int, num_epochs: int, hooks: Hooks) -> Outcome:
+def fit(
+    run: Run,
+    feed: Feed,
+    *,
+    images_per_step: int,
+    num_epochs: int,
+    hooks: Hooks,
+    window: Sequence[Metrics] = (),
+    skip_nonfinite: bool = False,
+) -> Outcome:
     """Train from `run.state` to the end of the last epoch, evaluating after each.
 
+    `window` is that of the progress which is carried on. With `skip_nonfinite`, a loss that is not finite is one of an
+    update that the step has left out, and only a window of nothing else ends the run.
+
     Raises:
-        NonFiniteLossError: what was kept at the last epoch's end is still good.
+        NonFiniteLossError: what was kept before is still good.
         UserError: an image that cannot be read any more.
     """
-    ends = epoch_ends(feed.num_train, batch_size, num_epochs)
-    window_length = max(1, round(feed.num_train / batch_size / WINDOWS_PER_EPOCH))
-    state, step = run.state, int(run.state.step)
-    window: list[Metrics] = []
-    started = time.perf_counter()
+    ends = epoch_ends(feed.num_train, images_per_step, num_epochs)
+    records_at = window_ends(ends)
+    state, step, window = run.state, int(run.state.step), list(window)
+    clock = Clock()
     with closing(feed.train(step)) as host_batches:
         batches = put_ahead(host_batches, run.put)
         while step < ends[-1]:
             state, metrics = run.train_step(state, next(batches), run.key)
             step += 1
             window.append(metrics)
+            clock.images += images_per_step
             jax.block_until_ready(window[-1 - IN_FLIGHT : -IN_FLIGHT])
-            stop = hooks.should_stop()
-            if step in ends or stop or len(window) == window_length:
-                epoch = step * batch_size / feed.num_train
-                hooks.on_record(_window_record(window, step, epoch, batch_size, started))
-                window, started = [], time.perf_counter()
+            stop, accuracy = hooks.should_stop(step), None
+            if step in records_at:
+                epoch = step * images_per_step / feed.num_train
+                hooks.on_record(window_record(window, step, epoch, clock, skip_nonfinite=skip_nonfinite))
+                window, clock = [], Clock()
             if step in ends:
-                hooks.on_record(evaluate(run, state, feed, step, float(ends.index(step) + 1)))
-                started = time.perf_counter()
-            if step in ends or stop:
-                hooks.keep(state)
+                tested = evaluate(run, state, feed, step, float(ends.index(step) + 1))
+                hooks.on_record(tested)
+                accuracy, clock = tested.accuracy, Clock()
+            if step in ends or stop or hooks.should_save():
+                hooks.keep(Progress(state, window), accuracy)
             if stop and step < ends[-1]:
                 return Outcome(state, stopped=True)
     return Outcome(state, stopped=False)
 
 
+class Clock:
+    """Images since now, and the time that they took."""
+
+    def __init__(self):
+        self.started, self.images = time.perf_counter(), 0
+
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / (time.perf_counter() - self.started)
+
+
+def window_ends(ends: Sequence[int]) -> set[int]:
+    """The steps after which there is a record: some in each epoch, evenly spread, and its last."""
+    found: set[int] = set()
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        length = max(1, round((end - start) / WINDOWS_PER_EPOCH))
+        found |= {*range(start + length, end, length), end}
+    return found
+
+
 def evaluate(run: Run, state: TrainState, feed: Feed, step: int, epoch: float) -> Record:
-    """Loss and accuracy over every image of the test set, each counted once."""
-    started = time.perf_counter()
+    """Loss and accuracy over every image of the test set, each counted once.
+
+    Raises:
+        NonFiniteLossError: the loss is not finite: the last update was the one too many.
+    """
+    clock = Clock()
     sums: list[EvalSums] = []
     for batch in put_ahead(feed.test(), run.put):
         sums.append(run.eval_step(state, batch))
         jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
     loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
-    rate = images / (time.perf_counter() - started)
-    return Record(step, epoch, "test", float(loss / images), float(correct / images), float(rate))
+    if not np.isfinite(loss):
+        raise NonFiniteLossError(step)
+    clock.images = int(images)
+    return Record(step, epoch, "test", float(loss / images), float(correct / images), clock.rate())
 
 
-def _window_record(window: list[Metrics], step: int, epoch: float, batch_size: int, started: float) -> Record:
-    fetched: Any = np.asarray(jax.device_get(window), np.float64)
+def window_record(
+    window: Sequence[Metrics], step: int, epoch: float, clock: Clock, *, skip_nonfinite: bool = False
+) -> Record:
+    """The means over a window of steps that ends with `step`.
+
+    Raises:
+        NonFiniteLossError: a loss is not finite; with `skip_nonfinite`, none is.
+    """
+    fetched = np.array(jax.device_get(window), np.float64)
     finite = np.isfinite(fetched[:, 0])
-    if not finite.all():
+    if not (finite.any() if skip_nonfinite else finite.all()):
         raise NonFiniteLossError(step - len(window) + 1 + int(np.argmin(finite)))
-    loss, accuracy = fetched.mean(0)
-    rate = len(window) * batch_size / (time.perf_counter() - started)
-    return Record(step, epoch, "train", float(loss), float(accuracy), float(rate))
+    loss, accuracy = fetched[finite].mean(0)
+    skipped = len(window) - int(finite.sum())
+    return Record(step, epoch, "train", float(loss), float(accuracy), clock.rate(), skipped)

@@ -1,59 +1,45 @@
 """Fine-tune a ResNet on a folder of photographs: python -m jaxft.train [PRESET] [--flags]."""
 
 import json
+import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import tyro
 from orbax.checkpoint import CheckpointManager
 from rich.console import Console
 
-from configs import PRESETS, preset
 from convert.pretrained import load_pretrained
 from convert.torchvision import to_state_dict
 from convert.weights import save_weights
-from jaxft.build import Run, build
-from jaxft.checkpoint import open_checkpoints, restore_state, save_state
+from jaxft.arguments import Arguments, parse
+from jaxft.build import Pretrained, Run, build
+from jaxft.checkpoint import NonFiniteStateError, latest_good, open_checkpoints, restore, save, wait
 from jaxft.config import Config, read_config
 from jaxft.console import Display, announce
-from jaxft.data.batches import check_batch_fits
-from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
+from jaxft.data.batches import check_batch_fits, share_of
+from jaxft.data.cache import GIGABYTE
 from jaxft.data.counts import count_notes
 from jaxft.data.feed import Feed
 from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.plan import Keep
 from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
+from jaxft.data.sources import Splits
 from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
-from jaxft.loop import Hooks, NonFiniteLossError, Record, fit
-from jaxft.parallel import free_memory, local_devices
+from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record, fit
+from jaxft.parallel import all_devices, check_batch_size, free_memory, own, own_places
+from jaxft.processes import Processes, agreed, check_same, find, is_first, joined
 from jaxft.report import draw_curves, summarise
-from jaxft.run_folder import append_record, describe, open_run_folder, read_records, write_records
+from jaxft.resume import Past, about, check_config, data_facts, take_up
+from jaxft.run_folder import append_record, describe, find_run_folder, held, replace_text, write_records, writing
 from jaxft.step import TrainState
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The command line: what the run is, and where it goes."""
-
-    config: Config = field(default_factory=Config)
-    out: Path | None = None
-    """Run folder; runs/PRESET-DATE-TIME when not given."""
-    resume: bool = False
-    """Carry on from the newest checkpoint in --out."""
-    cache_dir: Path | None = None
-    """Where decoded images and downloads are kept; ~/.cache/jaxft when not given."""
-    cache: bool = True
-    """Keep decoded images for the next run."""
-    cache_limit: float = LIMIT_BYTES / GIGABYTE
-    """GB of decoded images that are kept; those that no run has used for longest go first."""
+from jaxft.stop import stop_on_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,101 +50,160 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     started = time.monotonic()
     name, arguments = parse(sys.argv[1:] if argv is None else argv)
+    if arguments.config.deterministic:
+        # XLA reads it when the first device is touched.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    flags = Processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    with joined(find(flags, os.environ), arguments.heartbeat_timeout):
+        console = Console(soft_wrap=True, quiet=not is_first())
+        with Display(console, arguments.config.epochs) as display, ExitStack() as stack:
+            return command(name, arguments, display, stack, started)
+
+
+class Inputs(NamedTuple):
+    """What a run reads before it decodes anything; `out` is process 0's alone."""
+
+    out: Path
+    splits: Splits
+    pretrained: Pretrained | None
+
+
+class Job(NamedTuple):
+    """A run that is about to train: what it is, where it goes and who hears of it."""
+
+    config: Config
+    class_names: Sequence[str]
+    facts: dict[str, Any]
+    out: Path
+    display: Display
+    started: float
+
+
+def command(name: str, arguments: Arguments, display: Display, stack: ExitStack, started: float) -> int:
+    """From the arguments to the exit status; `stack` holds the run's folder."""
     config, cache_dir = arguments.config, arguments.cache_dir or cache_folder()
-    with Display(Console(soft_wrap=True), config.epochs) as display:
-        # What costs little goes first, so that a mistake is told before anything is fetched or decoded.
-        splits = open_splits(config, cache_dir)
-        pretrained = load_pretrained(config.model, cache_dir)
-        check_batch_fits(len(splits.train), config.batch_size)
-        counts = count_notes(splits.train, balanced=config.balance != "none")
-        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
-            display.say(note)
-        keep = Keep(cache_dir / "decoded" if arguments.cache else None, round(arguments.cache_limit * GIGABYTE))
-        free = free_memory(local_devices(config.devices))
-        data = load_data(splits, config, keep, free, display.decoding)
-        feed = make_feed(data, config, display.say)
-        weights = loss_weights(data, config)
-        run = build(config, data.class_names, pretrained, stores=stores(data), class_weights=weights)
-        out = open_run_folder(arguments.out, name, resume=arguments.resume)
-        describe(out, config, data.class_names)
+    devices = agreed(lambda: all_devices(config.devices))
+    inputs = agreed(lambda: open_inputs(name, arguments, cache_dir, len(devices), display))
+    keep = Keep(cache_dir / "decoded" if arguments.cache else None, round(arguments.cache_limit * GIGABYTE))
+    data = load_data(inputs.splits, config, keep, free_memory(own(devices)), display.decoding)
+    facts = data_facts(data)
+    check_same("the data", facts)
+    share = share_of(config.batch_size, accumulate=config.accumulate, num_devices=len(devices), own=own_places(devices))
+    feed = make_feed(data, config, display.say, share)
+    weights = loss_weights(data, config)
+    run = build(config, data.class_names, inputs.pretrained, stores=stores(data), class_weights=weights)
+    if is_first():
         announce(config, data, feed, run, display.console)
-        return train(config, run, feed, data.class_names, out, display, started)
+    job = Job(config, data.class_names, facts, inputs.out, display, started)
+    checkpoints = agreed(lambda: open_outputs(job, arguments, stack) if is_first() else None)
+    return train(job, arguments, run, feed, checkpoints)
 
 
-def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
-    """The run's name and arguments: a preset, or `--config FILE`, changed by the flags after it.
-
-    Raises:
-        UserError: no such preset, no such file, or a value that cannot be.
-    """
-    rest = list(argv)
-    if "--config" in rest[:-1]:
-        place = rest.index("--config")
-        path = Path(rest[place + 1])
-        del rest[place : place + 2]
-        name, base = path.absolute().parent.name, read_config(path)
-    else:
-        name = rest.pop(0) if rest and not rest[0].startswith("-") else "demo"
-        base = preset(name)
-    arguments = tyro.cli(
-        Arguments,
-        prog="python -m jaxft.train [PRESET | --config RUN/config.json]",
-        description=f"Fine-tune a ResNet on photographs. PRESET is one of {', '.join(PRESETS)}; demo when left out. "
-        f"--config runs a finished run again. Flags change either; the defaults below are those of {name}.",
-        args=rest,
-        default=Arguments(base),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    return name, arguments
+def open_inputs(name: str, arguments: Arguments, cache_dir: Path, num_devices: int, display: Display) -> Inputs:
+    """Look at everything that costs little, so that a mistake is told before anything is fetched or decoded."""
+    config, out = arguments.config, Path()
+    if is_first():
+        out = find_run_folder(arguments.out, name, resume=arguments.resume)
+        if arguments.resume:
+            for line in check_config(read_config(out / "config.json"), config, force=arguments.force):
+                display.say(line)
+    check_batch_size(config.batch_size, num_devices)
+    splits = open_splits(config, cache_dir)
+    pretrained = load_pretrained(config.model, cache_dir)
+    check_batch_fits(len(splits.train), config.batch_size, config.accumulate)
+    counts = count_notes(splits.train, balanced=config.balance != "none")
+    for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+        display.say(note)
+    return Inputs(out, splits, pretrained)
 
 
-def train(
-    config: Config, run: Run, feed: Feed, class_names: Sequence[str], out: Path, display: Display, started: float
-) -> int:
-    """Run the loop into the run's folder; returns the exit status."""
-    with open_checkpoints(out / "checkpoints") as checkpoints, stop_on_signals() as should_stop:
-        run, records = carry_on(run, checkpoints, out)
+def open_outputs(job: Job, arguments: Arguments, stack: ExitStack) -> CheckpointManager:
+    """Hold the run's folder, say in it what the run is, and open its checkpoints."""
+    stack.enter_context(held(job.out))
+    checkpoints = stack.enter_context(open_checkpoints(job.out / "checkpoints", keep=arguments.keep))
+    describe(job.out, job.config, job.class_names)
+    return checkpoints
 
-        def on_record(record: Record) -> None:
-            records.append(record)
+
+def train(job: Job, arguments: Arguments, run: Run, feed: Feed, checkpoints: CheckpointManager | None) -> int:
+    """Run the loop into the run's folder; returns the exit status. Process 0 alone has checkpoints, and writes."""
+    config, display, out = job.config, job.display, job.out
+    run, past = carry_on(job, arguments, run, checkpoints)
+    records, last_saved = list(past.records), time.monotonic()
+
+    def on_record(record: Record) -> None:
+        records.append(record)
+        if checkpoints is not None:
             append_record(out, record)
-            display.record(record)
+        display.record(record)
 
-        def keep(state: TrainState) -> None:
-            save_state(checkpoints, state)
+    def seconds() -> float:
+        return past.seconds + time.monotonic() - job.started
 
+    def keep(progress: Progress, accuracy: float | None) -> None:
+        nonlocal last_saved
+        if checkpoints is None:
+            return
+        told = about(config, job.facts, Past(records, progress.window, seconds()))
+        # A state that is not finite is not kept: the next loss ends the run, in every process at the same step.
+        with suppress(NonFiniteStateError):
+            save(checkpoints, progress.state, told, accuracy)
+        last_saved = time.monotonic()
+
+    def should_save() -> bool:
+        return checkpoints is not None and time.monotonic() - last_saved >= 60 * arguments.save_minutes
+
+    with stop_on_signals(display.say) as should_stop:
         try:
             outcome = fit(
                 run,
                 feed,
-                batch_size=config.batch_size,
+                images_per_step=config.images_per_step,
                 num_epochs=config.epochs,
-                hooks=Hooks(on_record, keep, should_stop),
+                hooks=Hooks(on_record, keep, should_save, should_stop),
+                window=past.window,
+                skip_nonfinite=config.on_nonfinite == "skip",
             )
         except NonFiniteLossError as error:
-            return explain(error, config, checkpoints.latest_step(), out)
-    if outcome.stopped:
-        display.console.print(
-            f"stopped after step {int(outcome.state.step)}; the same command with --resume --out {out} carries on"
-        )
-        return EXIT_STOPPED
-    save_model(outcome.state, class_names, config, out)
-    summary = summarise(records, time.monotonic() - started, run.devices)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    draw_curves(records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}")
-    display.finished(summary, out)
+            return explain(error, config, checkpoints)
+        if outcome.stopped:
+            display.say(
+                f"stopped after step {int(outcome.state.step)}: {last_saved_at(checkpoints)}; "
+                f"python -m jaxft.train --resume --out {shlex.quote(str(out))} goes on"
+            )
+            return EXIT_STOPPED
+        if checkpoints is not None:
+            write_results(job, outcome.state, records, seconds(), run)
     return 0
 
 
-def carry_on(run: Run, checkpoints: CheckpointManager, out: Path) -> tuple[Run, list[Record]]:
-    """The run from its newest checkpoint on, with the records up to there; from the start where there is none."""
-    state = restore_state(checkpoints, run.state)
-    if state is None:
-        write_records(out, [])
-        return run, []
-    records = [record for record in read_records(out) if record.step <= int(state.step)]
-    write_records(out, records)
-    return run._replace(state=state), records
+def carry_on(job: Job, arguments: Arguments, run: Run, checkpoints: CheckpointManager | None) -> tuple[Run, Past]:
+    """The run from its newest good checkpoint on; from its start where it has none, or is a new one."""
+    found = None
+    if arguments.resume:
+        found = agreed(lambda: None if checkpoints is None else restore(checkpoints, run.state))
+    for line in found.damaged if found else ():
+        job.display.say(line)
+    state, told = (found.state, found.about) if found else (None, None)
+    run, past = take_up(run, state, told, job.facts, force=arguments.force)
+    if checkpoints is not None:
+        write_records(job.out, past.records)
+    if arguments.resume:
+        job.display.resumed(int(run.state.step), past.records)
+    return run, past
+
+
+def write_results(job: Job, state: TrainState, records: Sequence[Record], seconds: float, run: Run) -> None:
+    """Write the model, the summary and the figure, and say how it went."""
+    config, out = job.config, job.out
+    with writing(out):
+        save_model(state, job.class_names, config, out)
+        summary = summarise(records, seconds, run.devices)
+        replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        draw_curves(
+            records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}"
+        )
+    job.display.finished(summary, out)
 
 
 def save_model(state: TrainState, class_names: Sequence[str], config: Config, out: Path) -> None:
@@ -172,29 +217,24 @@ def save_model(state: TrainState, class_names: Sequence[str], config: Config, ou
     save_weights(out / "model.safetensors", state_dict, classes=tuple(class_names), metadata=metadata)
 
 
-def explain(error: NonFiniteLossError, config: Config, kept: int | None, out: Path) -> int:
+def explain(error: NonFiniteLossError, config: Config, checkpoints: CheckpointManager | None) -> int:
     """Say why the run ended and what is left of it; returns the exit status."""
-    left = "no epoch had ended" if kept is None else f"the checkpoint of step {kept} in {out / 'checkpoints'} is good"
-    print(f"error: {error} (learning rate {config.optim.lr:g}); {left}. Pass a smaller --lr.", file=sys.stderr)
+    if checkpoints is not None:
+        print(
+            f"error: {error} (learning rate {config.optim.lr:g}); {last_saved_at(checkpoints)}. Pass a smaller --lr, "
+            "or --on-nonfinite skip to leave such updates out.",
+            file=sys.stderr,
+        )
     return EXIT_NONFINITE
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has come; a second one ends the process at once."""
-    came: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        came.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def last_saved_at(checkpoints: CheckpointManager | None) -> str:
+    """What is saved, once it is: in words."""
+    if checkpoints is None:
+        return "process 0 has the checkpoints"
+    wait(checkpoints)
+    step = latest_good(checkpoints)
+    return "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is good"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
+import PIL.Image
 import pytest
 from jaxtyping import install_import_hook
 
@@ -64,3 +66,19 @@ def server(tmp_path) -> Iterator[tuple[str, Path, list[str]]]:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}", folder, requests
         httpd.shutdown()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve noisy pictures of each of two colours to train on; of five to test on, one has the other's colour."""
+    rng = np.random.default_rng(0)
+    colours = {"hot dogs": (200, 80, 40), "salad": (40, 160, 60)}
+    for split, num in (("train", 12), ("val", 5)):
+        for name, other in (("hot dogs", "salad"), ("salad", "hot dogs")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(num):
+                colour = colours[other if (split, i) == ("val", 4) else name]
+                pixels = np.clip(np.array(colour) + rng.normal(0, 40, (48, 40, 3)), 0, 255).astype(np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    return tmp_path / "photos"

@@ -98,9 +98,9 @@ def test_the_three_ways_are_one_run(splits, parallel, devices, tmp_path):
         config = dataclasses.replace(DEMO, images=IMAGES, input=way, batch_size=4, parallel=parallel, devices=devices)
         data = load_data(splits, config, Keep(tmp_path / "cache", 10**9), 10**9, lambda *_: None)
         run = build(config, CLASSES, load_pretrained(config.model, tmp_path), stores=stores(data))
-        hooks = Hooks(records.append, lambda _: None, lambda: False)
+        hooks = Hooks(records.append)
         feed = make_feed(data, config, pytest.fail)
-        state = fit(run, feed, batch_size=4, num_epochs=2, hooks=hooks).state
+        state = fit(run, feed, images_per_step=4, num_epochs=2, hooks=hooks).state
         runs.append((jax.device_get(state), [record[:-1] for record in records]))
     for state, records in runs[1:]:
         assert records == runs[0][1]

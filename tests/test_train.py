@@ -1,10 +1,7 @@
 """The command as its users run it: real processes, small images, the demo's network."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,55 +14,12 @@ from safetensors.torch import load_file
 
 from jaxft.errors import UserError
 from jaxft.train import main, parse
-
-ROOT = Path(__file__).parents[1]
-SMALL = ["--arch", "resnet18", "--width", "16", "--weights", "demo", "--image-size", "32", "--batch-size", "8"]
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Twelve noisy pictures of each of two colours to train on; of five to test on, one has the other's colour."""
-    rng = np.random.default_rng(0)
-    colours = {"hot dogs": (200, 80, 40), "salad": (40, 160, 60)}
-    for split, num in (("train", 12), ("val", 5)):
-        for name, other in (("hot dogs", "salad"), ("salad", "hot dogs")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for i in range(num):
-                colour = colours[other if (split, i) == ("val", 4) else name]
-                pixels = np.clip(np.array(colour) + rng.normal(0, 40, (48, 40, 3)), 0, 255).astype(np.uint8)
-                PIL.Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    return tmp_path / "photos"
+from runs import SMALL, ended, environment, finished, has_records, records, start, without_speed
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXFT_CACHE", str(tmp_path / "cache"))
-
-
-def command(*arguments: object, **options) -> subprocess.Popen:
-    """The command as a process, in a user's environment: without the eight devices of the tests."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    words = [sys.executable, "-m", "jaxft.train", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, cwd=ROOT, env=environment | options, **pipes)
-
-
-def finished(*arguments: object, status: int = 0, **options) -> str:
-    """What the command printed, its status checked."""
-    process = command(*arguments, **options)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == status, printed + errors
-    assert "Traceback" not in errors
-    return printed + errors
-
-
-def records(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_speed(out: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records(out)]
 
 
 def torch_model(out: Path, num_classes: int) -> torch.nn.Module:
@@ -143,12 +97,11 @@ def test_a_stopped_run_is_carried_on_to_the_same_end(tmp_path, number):
     whole, out = tmp_path / "whole", tmp_path / "run"
     flags = ["--epochs", 5, "--batch-size", 50]  # Three steps an epoch.
     finished(*flags, "--out", whole)
-    process = command(*flags, "--out", out)
-    while process.poll() is None and not ((out / "metrics.jsonl").exists() and records(out)):
+    process = start(*flags, "--out", out)
+    while process.poll() is None and not has_records(out):
         time.sleep(0.05)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, printed + errors
+    printed = ended(process, 75)
     assert f"--resume --out {out}" in printed
     assert not (out / "model.safetensors").exists()
     finished(*flags, "--out", out, "--resume")
@@ -255,13 +208,12 @@ def test_a_photograph_that_disappears_while_streaming_and_comes_back(photos, tmp
     whole, out, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away.jpg"
     arguments = ["folder", "--data", photos, *SMALL, "--epochs", 8, "--input", "stream"]
     finished(*arguments, "--out", whole)
-    process = command(*arguments, "--out", out)
-    while process.poll() is None and not ((out / "metrics.jsonl").exists() and records(out)):
+    process = start(*arguments, "--out", out)
+    while process.poll() is None and not has_records(out):
         time.sleep(0.02)
     lost = photos / "train/salad/7.jpg"
     lost.rename(away)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, printed + errors
+    errors = ended(process, 2)
     remedy = "Put it right and go on with --resume, or pass --skip-bad-images."
     assert errors == f"error: {lost}: No such file or directory. {remedy}\n"
     away.rename(lost)
@@ -294,8 +246,7 @@ def test_help_lists_presets_and_flags():
 
 @pytest.mark.slow
 def test_pmap_from_the_command_line(tmp_path):
-    two_devices = "--xla_force_host_platform_device_count=2"
     for parallel in ("jit", "pmap"):
-        finished("--parallel", parallel, "--epochs", 2, "--out", tmp_path / parallel, XLA_FLAGS=two_devices)
+        finished("--parallel", parallel, "--epochs", 2, "--out", tmp_path / parallel, env=environment(2))
     losses = [[record["loss"] for record in records(tmp_path / parallel)] for parallel in ("jit", "pmap")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

@@ -1,0 +1,87 @@
+"""The command line of a run: a preset or a config, changed by flags, and where and how it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from configs import PRESETS, preset
+from jaxft.config import Config, check, read_config
+from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the run is, and where it goes."""
+
+    config: Config = field(default_factory=Config)
+    out: Path | None = None
+    """Run folder; runs/PRESET-DATE-TIME when not given."""
+    resume: bool = False
+    """Carry on from the newest good checkpoint in --out, with the config of the run there unless one is given."""
+    force: bool = False
+    """With --resume: also where the config or the data have changed."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept, besides the best."""
+    save_minutes: float = 10.0
+    """A checkpoint is saved at each epoch's end, and so many minutes after the last one."""
+    coordinator: str | None = None
+    """With several processes: HOST:PORT of process 0. SLURM, Open MPI and Cloud TPU say all three themselves."""
+    num_processes: int | None = None
+    """How many processes there are; 1 keeps to this one whatever a launcher says."""
+    process_id: int | None = None
+    """Which of them this is, counted from 0."""
+    heartbeat_timeout: int = 60
+    """Seconds after which the other processes stop when one is lost."""
+    cache_dir: Path | None = None
+    """Where decoded images and downloads are kept; ~/.cache/jaxft when not given."""
+    cache: bool = True
+    """Keep decoded images for the next run."""
+    cache_limit: float = LIMIT_BYTES / GIGABYTE
+    """GB of decoded images that are kept; those that no run has used for longest go first."""
+
+    def __post_init__(self) -> None:
+        check(self.keep >= 1, f"--keep {self.keep}: must be at least 1.")
+        check(self.save_minutes > 0, f"--save-minutes {self.save_minutes}: must be more than 0, e.g. 10.")
+        check(self.heartbeat_timeout >= 1, f"--heartbeat-timeout {self.heartbeat_timeout}: must be at least 1.")
+        check(self.resume or not self.force, "--force goes with --resume.")
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
+    """The run's name and arguments: a preset, `--config FILE` or the resumed run's config, changed by the flags.
+
+    Raises:
+        UserError: no such preset, no such file, or a value that cannot be.
+    """
+    path, words = taken(argv, "--config")
+    out, _ = taken(argv, "--out")
+    if path is not None:
+        name, base = Path(path).absolute().parent.name, read_config(Path(path))
+    elif words and not words[0].startswith("-"):
+        name, base = words[0], preset(words.pop(0))
+    elif "--resume" in words and out is not None and (Path(out) / "config.json").exists():
+        name, base = Path(out).name, read_config(Path(out) / "config.json")
+    else:
+        name, base = "demo", preset("demo")
+    arguments = tyro.cli(
+        Arguments,
+        prog="python -m jaxft.train [PRESET | --config RUN/config.json]",
+        description=f"Fine-tune a ResNet on photographs. PRESET is one of {', '.join(PRESETS)}; demo when left out. "
+        "--config runs a finished run again, --resume --out RUN carries a stopped one on. Flags change either; the "
+        f"defaults below are those of {name}.",
+        args=words,
+        default=Arguments(base),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return name, arguments
+
+
+def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, written `--flag value` or `--flag=value`, and the words without the two."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1], [*words[:i], *words[i + 2 :]]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}="), [*words[:i], *words[i + 1 :]]
+    return None, list(words)

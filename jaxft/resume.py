@@ -1,0 +1,98 @@
+"""How a run goes on: what its checkpoints hold beside the state, and how it is taken up again."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxft.build import Run
+from jaxft.config import Config, differences, to_json
+from jaxft.data.prepare import Data
+from jaxft.errors import UserError
+from jaxft.loop import Record
+from jaxft.parallel import put_replicated
+from jaxft.processes import exchange, from_first
+from jaxft.step import Metrics, TrainState
+
+FREE = {"devices", "parallel", "input"}
+"""Config fields that may change in the middle of a run: the numbers stay the same, up to rounding."""
+
+
+class Past(NamedTuple):
+    """What a run has behind it, beside its state."""
+
+    records: Sequence[Record] = ()
+    window: Sequence[Metrics] = ()
+    """Of the steps since the last record."""
+    seconds: float = 0.0
+
+
+def check_config(before: Config, after: Config, *, force: bool) -> list[str]:
+    """Lines that say what has changed since the run began.
+
+    Raises:
+        UserError: something that changes the numbers, without `force`.
+    """
+    changed = differences(before, after)
+    if set(changed) - FREE and not force:
+        lines = "".join(f"\n  {line}" for line in changed.values())
+        raise UserError(
+            f"--resume: the run was started with another config:{lines}\n"
+            "Leave the flags out to go on as before, pass --force to go on with the change, or start a new run with "
+            "another --out."
+        )
+    return [f"changed since the run began: {line}" for line in changed.values()]
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """What tells one data set from another, as JSON has it: each image's class, and the classes' names."""
+    return {
+        "classes": list(data.class_names),
+        "training images": len(data.train.labels),
+        "test images": len(data.test.labels),
+        "labels": zlib.crc32(np.concatenate([data.train.labels, data.test.labels]).astype(np.int32).tobytes()),
+    }
+
+
+def check_data(before: Mapping[str, Any], after: Mapping[str, Any], *, force: bool) -> None:
+    """Raise a UserError where the data are not those that the run began with, unless `force`."""
+    changed = [name for name in after if before.get(name) != after[name]]
+    if changed and not force:
+        lines = "".join(f"\n  {name}: {before.get(name)} -> {after[name]}" for name in changed)
+        raise UserError(
+            f"--resume: the run was started on other data:{lines}\n"
+            "Pass the data as they were, --force to go on with these, or start a new run with another --out."
+        )
+
+
+def about(config: Config, facts: Mapping[str, Any], past: Past) -> dict[str, Any]:
+    """What a checkpoint holds beside the state, as JSON."""
+    return {
+        "config": json.loads(to_json(config)),
+        "data": dict(facts),
+        "records": [record._asdict() for record in past.records],
+        "window": [[float(value) for value in metrics] for metrics in jax.device_get(past.window)],
+        "seconds": past.seconds,
+    }
+
+
+def take_up(
+    run: Run, state: TrainState | None, told: Mapping[str, Any] | None, facts: Mapping[str, Any], *, force: bool
+) -> tuple[Run, Past]:
+    """The run as its checkpoint has it, in every process: process 0 gives the state and what was told beside it.
+
+    Raises:
+        UserError: other data than the run began with, unless `force`.
+    """
+    text = exchange(json.dumps(told).encode())[0]
+    told = json.loads(text)
+    if told is None:
+        return run, Past()
+    check_data(told["data"], facts, force=force)
+    placed = put_replicated(from_first(run.state if state is None else state), run.devices)
+    records = [Record(**record) for record in told["records"]]
+    window = [Metrics._make(map(np.float32, metrics)) for metrics in told["window"]]
+    return run._replace(state=placed), Past(records, window, told["seconds"])

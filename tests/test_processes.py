@@ -1,0 +1,224 @@
+"""Several real processes on this machine as one run: what they reach, and what becomes of them when one is lost."""
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxft.errors import UserError
+from jaxft.processes import Processes, find, launched, on_tpu, reach
+from runs import (
+    SMALL,
+    ended,
+    environment,
+    finished,
+    free_port,
+    has_records,
+    losses,
+    records,
+    start,
+    start_processes,
+    without_speed,
+)
+
+STEPS = 13
+TWO_EPOCHS = ("--epochs", 2, "--precision", "float32")
+"""Of seven steps at most, so that there is a record of each."""
+HEARTBEAT = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs with the same devices compile the same steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run that all others must be: one process, one device."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finished(*TWO_EPOCHS, "--out", out)
+    return out
+
+
+def wait_for_records(out: Path, processes: list) -> None:
+    while not has_records(out):
+        assert all(process.poll() is None for process in processes), [ended(process) for process in processes]
+        time.sleep(0.02)
+
+
+def same_run(out: Path, other: Path) -> None:
+    assert len(losses(out)) == STEPS
+    np.testing.assert_allclose(losses(out), losses(other), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(losses(out, "test"), losses(other, "test"), rtol=0, atol=1e-4)
+    assert [r["accuracy"] for r in records(out) if r["split"] == "test"] == [
+        r["accuracy"] for r in records(other) if r["split"] == "test"
+    ]
+    ours, theirs = load_file(out / "model.safetensors"), load_file(other / "model.safetensors")
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_two_processes_of_two_devices_are_one_run(alone, tmp_path, parallel):
+    finished(*TWO_EPOCHS, "--parallel", parallel, "--out", tmp_path / "four", env=environment(4))
+    same_run(tmp_path / "four", alone)
+    printed = [
+        ended(process)
+        for process in start_processes(2, 2, *TWO_EPOCHS, "--parallel", parallel, "--out", tmp_path / "two")
+    ]
+    same_run(tmp_path / "two", alone)
+    assert f"4 x cpu in 2 processes, {parallel}" in printed[0]
+    assert "epoch" not in printed[1]  # Process 0 speaks.
+
+
+@pytest.mark.slow
+def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photos, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    flags = (
+        "folder",
+        "--data",
+        photos,
+        *SMALL,
+        "--epochs",
+        12,
+        "--save-minutes",
+        1e-6,
+        "--heartbeat-timeout",
+        HEARTBEAT,
+    )
+    for process in start_processes(2, 2, *flags, "--out", whole):
+        ended(process)
+
+    # A signal to one of them stops both at the same step.
+    processes = start_processes(2, 2, *flags, "--out", out)
+    wait_for_records(out, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    printed = ended(processes[0], 75)
+    ended(processes[1], 75)
+    assert f"--resume --out {out}" in printed
+
+    # One that is killed ends the other, with a message, in the time that was said.
+    processes = start_processes(2, 2, *flags, "--resume", "--out", out)
+    time.sleep(0.1)
+    before = len(records(out))
+    while len(records(out)) <= before:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    processes[1].kill()
+    began = time.monotonic()
+    _, errors = processes[0].communicate(timeout=60)
+    assert time.monotonic() - began < HEARTBEAT + 10
+    assert processes[0].returncode in (75, -signal.SIGABRT)
+    assert "--resume" in errors or "another task died" in errors
+
+    for process in start_processes(2, 2, *flags, "--resume", "--out", out):
+        ended(process)
+    assert without_speed(out) == without_speed(whole)
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_mistake_of_one_process_ends_all(photos, tmp_path):
+    flags = ("folder", *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    shared = ("--coordinator", f"localhost:{free_port()}", "--num-processes", 2)
+    processes = [
+        start(*flags, "--data", data, *shared, "--process-id", index)
+        for index, data in enumerate((photos, tmp_path / "nothing"))
+    ]
+    for process in processes:
+        assert f"error: process 1: {tmp_path}/nothing: no such folder" in ended(process, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["slurm", "open mpi"])
+def test_a_launcher_is_enough(photos, tmp_path, launcher):
+    """Under the variables that srun and mpirun set, no flag says that there are two."""
+    out, job = tmp_path / "run", free_port()
+    flags = ("folder", "--data", photos, *SMALL, "--epochs", 2, "--out", out)
+    processes = []
+    for index in map(str, range(2)):
+        slurm = {
+            "SLURM_JOB_ID": str(job),  # JAX makes the port of it.
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_TASKS_PER_NODE": "2",
+            "SLURM_PROCID": index,
+            "SLURM_LOCALID": index,
+        }
+        mpi = {
+            "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_RANK": index,
+            "OMPI_COMM_WORLD_LOCAL_RANK": index,
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        }
+        processes.append(start(*flags, env=environment() | (slurm if launcher == "slurm" else mpi)))
+    printed = [ended(process) for process in processes]
+    assert "2 x cpu in 2 processes" in printed[0]
+
+
+SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # A batch script, before srun.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, Processes(None, 4, 3, 1)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2,1(x2)"}, Processes(None, 4, 3, 1)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, Processes(None, 4, 3, None)),
+        (MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Processes(None, 4, 2, 0)),
+        (MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Processes(None, 4, 2, None)),
+    ],
+)
+def test_what_launchers_say(environment, expected):
+    assert launched(environment) == expected
+
+
+def test_a_tpu_is_known_by_its_chips_and_its_library(tmp_path, monkeypatch):
+    assert not on_tpu({}, tmp_path)
+    (tmp_path / "accel0").touch()
+    assert not on_tpu({}, tmp_path)  # No libtpu.
+    monkeypatch.setattr("jaxft.processes.find_spec", lambda name: name == "libtpu" or None)
+    assert on_tpu({}, tmp_path)
+    assert not on_tpu({"JAX_PLATFORMS": "cpu"}, tmp_path)
+
+
+def test_flags_say_all_or_complete_the_launcher():
+    assert find(Processes(), {}) is None
+    assert find(Processes("host0:1", 2, 1), {}) == Processes("host0:1", 2, 1)
+    assert find(Processes(num=1), SLURM) is None
+    assert find(Processes("host0:1"), MPI) == Processes("host0:1", 4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "message"),
+    [
+        (Processes("host0:1", 2), {}, "go together: HOST:PORT of process 0.*Pass all three, or none"),
+        (Processes("host0:1", 2, 2), {}, "--process-id 2: must lie in 0 to 1, for --num-processes is 2"),
+        (Processes("host0", 2, 1), {}, "--coordinator host0: not HOST:PORT. Write it like host0:12345"),
+        (Processes(), MPI, "this Open MPI does not say where process 0 is. Pass --coordinator HOST:PORT"),
+    ],
+)
+def test_flags_that_cannot_be(flags, environment, message):
+    with pytest.raises(UserError, match=message):
+        find(flags, environment)
+
+
+def test_a_process_0_that_is_not_there():
+    port = free_port()
+    with pytest.raises(UserError, match=f"localhost:{port}: nobody there after 0.1 seconds .*Start process 0"):
+        reach(f"localhost:{port}", 0.1)
