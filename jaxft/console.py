@@ -144,9 +144,27 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, console: Console)
     )
     most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
     console.print(f"input: {data.plan.way}, for {data.plan.why}{most}", highlight=False, markup=False)
+    for note in compute_notes(config, devices[0].platform):
+        console.print(note, highlight=False, markup=False)
     console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
     if run.head_rows is not None:
         console.print(head_table(run.head_rows))
+
+
+def compute_notes(config: Config, platform: str) -> Sequence[str]:
+    """What the user should know of `--accumulate` and `--deterministic`."""
+    notes = []
+    if config.accumulate > 1:
+        one, all_of_them = config.batch_size, config.images_per_step
+        same = f"the run of --batch-size {all_of_them}, up to rounding: BatchNorm is frozen"
+        other = f"BatchNorm's statistics are those of {one}, unlike with --batch-size {all_of_them}"
+        frozen = config.model.freeze == "backbone"
+        notes.append(f"{config.accumulate} batches of {one} make an update; {same if frozen else other}")
+    if config.deterministic:
+        slower = "steps are slower, without autotuning and atomic sums"
+        cost = slower if platform == "gpu" else "it costs nothing here"
+        notes.append(f"deterministic: the same bits each time; {cost}")
+    return notes
 
 
 def _in_processes() -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runs import environment, finished, has_records, start, without_speed
+from runs import environment, finished, has_records, same_bits, same_model, start, without_speed
 
 RUN = ("--epochs", 3, "--save-minutes", 1e-6)
 AGAIN = 0.3
@@ -90,7 +90,7 @@ def kill(out: Path, flags: tuple[object, ...], env: dict[str, str], after: float
 def differences(out: Path, whole: Path) -> list[str]:
     """What of a run is not as in another."""
     found = []
-    if (out / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes():
+    if not same_model(out, whole):
         found.append("another model")
     if without_speed(out) != without_speed(whole):
         found.append("other metrics")
@@ -104,11 +104,6 @@ def last_state(out: Path) -> dict[str, np.ndarray]:
     """The arrays of the newest checkpoint, by name."""
     with ocp.CheckpointManager((out / "checkpoints").absolute()) as manager:
         return manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays are one, NaNs and signs of zeros included."""
-    return a.dtype == b.dtype and a.shape == b.shape and np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 ROOT = Path(__file__).parents[1]
 SECONDS = 300
 SMALL = ("--arch", "resnet18", "--width", "16", "--weights", "demo", "--image-size", "32", "--batch-size", "8")
@@ -45,11 +48,13 @@ def finished(*arguments: object, status: int = 0, env: dict[str, str] | None = N
     return ended(start(*arguments, env=env), status)
 
 
-def start_processes(num: int, num_devices: int, *arguments: object) -> list[subprocess.Popen]:
-    """The processes of one run on this machine."""
-    coordinator = ["--coordinator", f"localhost:{free_port()}", "--num-processes", num, "--process-id"]
+def start_processes(
+    num: int, num_devices: int, *arguments: object, own: Sequence[dict[str, str]] | None = None
+) -> list[subprocess.Popen]:
+    """The processes of one run on this machine; `own` is what each has in its environment besides."""
+    flags = ["--coordinator", f"localhost:{free_port()}", "--num-processes", num, "--process-id"]
     env = environment(num_devices)
-    return [start(*arguments, *coordinator, index, env=env) for index in range(num)]
+    return [start(*arguments, *flags, i, env=env | (own[i] if own else {})) for i in range(num)]
 
 
 def free_port() -> int:
@@ -78,3 +83,14 @@ def has_records(out: Path) -> bool:
     """Whether a run has begun to train."""
     path = out / "metrics.jsonl"
     return path.exists() and bool(path.read_text())
+
+
+def same_model(out: Path, other: Path) -> bool:
+    """Whether two runs' models are one, bit for bit; in their files the metadata lie in any order."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, other))
+    return ours.keys() == theirs.keys() and all(same_bits(ours[name], theirs[name]) for name in theirs)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are one, NaNs and signs of zeros included."""
+    return a.dtype == b.dtype and a.shape == b.shape and np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -1,15 +1,20 @@
 """Whole sets decoded: in order, on all cores, the bad ones named or left out."""
 
+import threading
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from jaxft.data import canvas
-from jaxft.data.canvas import Canvas, EvalCrop, canvas_size, decode_set, eval_crop, to_canvas
+from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set, eval_crop, to_canvas
 from jaxft.data.folders import open_folder
+from jaxft.data.sharing import Sharing
 from jaxft.data.sources import ArraySource, FileSource
 from jaxft.errors import UserError
 from pictures import BytesSource, encoded, photo, photo_files, same, spoil
@@ -97,6 +102,62 @@ def test_an_array_source_needs_no_decoder():
     decoded = decode_set(ArraySource(arrays, np.array([0, 1, 1]), ("a", "b")), Canvas(48), cache_dir=None)
     np.testing.assert_array_equal(decoded.images, arrays)
     assert decoded.names == ("image 0", "image 1", "image 2")
+
+
+def in_two_processes(work: Callable[[Sharing], Any]) -> list[Any]:
+    """What each of two makes of its `Sharing`: threads that hear of each other as processes do."""
+    both, told = threading.Barrier(2, timeout=20), [None, None]
+
+    def exchange(mine: int, thing: Any) -> list[Any]:
+        told[mine] = thing
+        both.wait()
+        heard = list(told)
+        both.wait()
+        return heard
+
+    def sharing(i: int) -> Sharing:
+        return Sharing(i, 2, lambda array: np.stack(exchange(i, array)), lambda content: exchange(i, content))
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda i: work(sharing(i)), range(2)))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_processes_decode_half_each_and_have_it_all(tmp_path, monkeypatch, cached):
+    monkeypatch.setattr("jaxft.data.canvas.SHARE", 2)
+    items = [encoded(photo(60 + i, 50, seed=i)) for i in range(11)]
+    items[3] = b"no image"
+    sources = [BytesSource(items) for _ in range(3)]
+    alone = decode_set(sources[2], Canvas(48), cache_dir=None, skip_bad=True)
+
+    def decode(sharing: Sharing) -> Decoded:
+        cache = tmp_path / str(sharing.id) if cached else None
+        return decode_set(sources[sharing.id], Canvas(48), cache_dir=cache, skip_bad=True, sharing=sharing)
+
+    assert all(same(decoded, alone) for decoded in in_two_processes(decode))
+    if not cached:
+        assert [source.asked for source in sources] == [6, 5, 11]
+        return
+    # Both have kept it; where one loses its file, both decode again.
+    (found,) = (tmp_path / "1").iterdir()
+    kept = found.read_bytes()
+    assert all(same(decoded, alone) for decoded in in_two_processes(decode))
+    found.unlink()
+    assert all(same(decoded, alone) for decoded in in_two_processes(decode))
+    assert found.read_bytes() == kept
+
+
+def test_a_bad_image_stops_both_processes():
+    source = BytesSource([encoded(photo(60, 50)), b"no image"])
+
+    def decode(sharing: Sharing) -> str:
+        with pytest.raises(UserError) as caught:
+            decode_set(source, Canvas(48), cache_dir=None, sharing=sharing)
+        return str(caught.value)
+
+    messages = in_two_processes(decode)
+    assert messages[0] == messages[1]
+    assert "image 1: not an image that PIL knows" in messages[0]
 
 
 def test_a_set_without_images():

@@ -19,6 +19,7 @@ from runs import (
     has_records,
     losses,
     records,
+    same_model,
     start,
     start_processes,
     without_speed,
@@ -34,6 +35,7 @@ HEARTBEAT = 10
 def compiled_once(tmp_path_factory):
     """Runs with the same devices compile the same steps."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
@@ -115,6 +117,7 @@ def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photo
     processes[1].kill()
     began = time.monotonic()
     _, errors = processes[0].communicate(timeout=60)
+    processes[1].communicate()
     assert time.monotonic() - began < HEARTBEAT + 10
     assert processes[0].returncode in (75, -signal.SIGABRT)
     assert "--resume" in errors or "another task died" in errors
@@ -122,7 +125,24 @@ def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photo
     for process in start_processes(2, 2, *flags, "--resume", "--out", out):
         ended(process)
     assert without_speed(out) == without_speed(whole)
-    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert same_model(out, whole)
+
+
+@pytest.mark.slow
+def test_all_ways_of_input_are_one_run(photos, tmp_path):
+    flags = ("folder", "--data", photos, *SMALL, "--epochs", 3, "--augment", "cutmix", "--accumulate", 2)
+    finished(*flags, "--out", tmp_path / "one")
+    for way in ("mmap", "stream"):
+        caches = [{"JAXFT_CACHE": str(tmp_path / f"{way} {i}")} for i in range(2)]
+        for process in start_processes(2, 2, *flags, "--input", way, "--out", tmp_path / way, own=caches):
+            ended(process)
+        for split in ("train", "test"):
+            np.testing.assert_allclose(
+                losses(tmp_path / way, split), losses(tmp_path / "one", split), rtol=0, atol=1e-5
+            )
+    kept = [sorted((tmp_path / f"mmap {i}/decoded").iterdir()) for i in range(2)]
+    assert len(kept[0]) == 2  # Training and test, whole in both.
+    assert all(a.name == b.name and a.read_bytes() == b.read_bytes() for a, b in zip(*kept, strict=True))
 
 
 @pytest.mark.slow
