@@ -26,6 +26,15 @@ CHECKED = [f"jaxft.{module.stem}" for module in MODULES if module.stem not in ("
 install_import_hook([*CHECKED, "jaxft.data", "convert"], "typecheck.typecheck")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """The processes that tests start share what they compile; this one has read its own setting already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real photographs (data/) and weights (weights/), named by JAXFT_SHARED."""

@@ -9,6 +9,7 @@ checkpoint (parameters, statistics, optimizer), and every metric. Exit status 1 
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -47,12 +48,18 @@ def crash(folder: Path, kills: int, seed: int, flags: tuple[object, ...] = RUN) 
     whole, failures, killed = folder / "whole", 0, 0
     seconds = training_seconds(whole, flags, env)
     while killed < kills:
-        out = folder / f"run-{killed}"
-        told = []
+        out, told = folder / f"run-{killed}", []
         while killed < kills and (not told or draw.random() < AGAIN):
-            resume = ("--resume",) if told else ()
-            told.append(kill(out, (*flags, *resume), env, draw.uniform(0, seconds)))
-            killed += 1
+            # At a moment that comes before the run has ended; a resumed one may be short.
+            moment = draw.uniform(0, seconds)
+            where = kill(out, (*flags, "--resume") if told else flags, env, moment)
+            if where is None and told:
+                break
+            if where is None:
+                shutil.rmtree(out)
+            else:
+                told.append(where)
+                killed += 1
         finished(*flags, "--out", out, "--resume", env=env)
         found = differences(out, whole)
         failures += len(told) if found else 0
@@ -72,15 +79,18 @@ def training_seconds(out: Path, flags: tuple[object, ...], env: dict[str, str]) 
     return time.monotonic() - began
 
 
-def kill(out: Path, flags: tuple[object, ...], env: dict[str, str], after: float) -> str:
-    """Start a run, kill it so many seconds after it has begun to train, and say where that was."""
+def kill(out: Path, flags: tuple[object, ...], env: dict[str, str], after: float) -> str | None:
+    """Start a run, kill it so many seconds after it has begun to train, and say where that was; None: it had ended."""
     before = (out / "metrics.jsonl").stat().st_mtime_ns if has_records(out) else None
     process = start(*flags, "--out", out, env=env)
     while process.poll() is None and not (has_records(out) and (out / "metrics.jsonl").stat().st_mtime_ns != before):
         time.sleep(0.01)
     time.sleep(after)
+    ended = process.poll() is not None
     process.kill()
     process.communicate()
+    if ended:
+        return None
     names = [path.name for path in (out / "checkpoints").iterdir()]
     steps = [int(name) for name in names if name.isdecimal()]
     saving = any("tmp" in name for name in names)
