@@ -1,14 +1,15 @@
 """The command line of a run: a preset or a config, changed by flags, and where and how it runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
 
 from configs import PRESETS, preset
-from jaxft.config import Config, check, read_config
+from jaxft.config import Config, by_flag, check, from_json, read_config, to_json
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
+from jaxft.processes import check_same, exchange
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,20 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return name, arguments
+
+
+def same_everywhere(arguments: Arguments) -> Arguments:
+    """The arguments of a run of several processes; with --resume process 0's config counts, whose folder the run has.
+
+    Raises:
+        UserError: the processes were given different ones.
+    """
+    check_same({"--resume": arguments.resume, "--force": arguments.force})
+    if not arguments.resume:
+        check_same(by_flag(arguments.config))
+        return arguments
+    first = exchange(to_json(arguments.config).encode())[0]
+    return replace(arguments, config=from_json(first.decode(), "process 0"))
 
 
 def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

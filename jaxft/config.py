@@ -203,9 +203,14 @@ def check_choices(config: Any) -> None:
 
 
 def differences(before: Config, after: Config) -> dict[str, str]:
-    """What another config changes: by field, a line with the flag and both values."""
-    old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(after))
-    return {name: f"--{name.replace('_', '-')}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]}
+    """What another config changes: by flag, a line with both values."""
+    old, new = by_flag(before), by_flag(after)
+    return {flag: f"{flag}: {old[flag]} -> {new[flag]}" for flag in old if old[flag] != new[flag]}
+
+
+def by_flag(config: Config) -> dict[str, Any]:
+    """The config's values by the flags that set them."""
+    return {f"--{name.replace('_', '-')}": value for name, value in _flat(dataclasses.asdict(config)).items()}
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+import uuid
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +40,7 @@ def fetch(url: str, target: Path, *, sha256: str = "", sha1: str = "", hint: str
                     f"{target}: its {name} is {found}, not {digest}. Delete it and run again. {hint}".rstrip()
                 )
         return target
-    scratch = target.with_name(f".{target.name}-{os.getpid()}")
+    scratch = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:

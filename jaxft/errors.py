@@ -9,6 +9,7 @@ EXIT_MISTAKE = 2
 EXIT_NONFINITE = 3
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted before training: nothing was saved"
 
 
 class UserError(ValueError):
@@ -29,6 +30,6 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE
     except KeyboardInterrupt:
-        print("interrupted before training: nothing was saved", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)

@@ -15,6 +15,7 @@ from jaxft.parallel import put_ahead
 from jaxft.step import EvalSums, Metrics, TrainState
 
 WINDOWS_PER_EPOCH = 5  # The chapter's figure has five training points an epoch.
+SKIPPED_IN_A_ROW = 10  # So many updates left out, and nothing else, end a run.
 IN_FLIGHT = 2  # Steps that are queued on the devices, for each of them holds its batch there.
 
 
@@ -80,7 +81,7 @@ def fit(
     """Train from `run.state` to the end of the last epoch, evaluating after each.
 
     `window` is that of the progress which is carried on. With `skip_nonfinite`, a loss that is not finite is one of an
-    update that the step has left out, and only a window of nothing else ends the run.
+    update that the step has left out: means are over the others, and a window that has none goes on to the next.
 
     Raises:
         NonFiniteLossError: what was kept before is still good.
@@ -101,8 +102,10 @@ def fit(
             stop, accuracy = hooks.should_stop(step), None
             if step in records_at:
                 epoch = step * images_per_step / feed.num_train
-                hooks.on_record(window_record(window, step, epoch, clock, skip_nonfinite=skip_nonfinite))
-                window, clock = [], Clock()
+                record = window_record(window, step, epoch, clock, skip_nonfinite=skip_nonfinite)
+                if record is not None:
+                    hooks.on_record(record)
+                    window, clock = [], Clock()
             if step in ends:
                 tested = evaluate(run, state, feed, step, float(ends.index(step) + 1))
                 hooks.on_record(tested)
@@ -154,14 +157,16 @@ def evaluate(run: Run, state: TrainState, feed: Feed, step: int, epoch: float) -
 
 def window_record(
     window: Sequence[Metrics], step: int, epoch: float, clock: Clock, *, skip_nonfinite: bool = False
-) -> Record:
-    """The means over a window of steps that ends with `step`.
+) -> Record | None:
+    """The means over a window of steps that ends with `step`; None where every update was left out.
 
     Raises:
-        NonFiniteLossError: a loss is not finite; with `skip_nonfinite`, none is.
+        NonFiniteLossError: a loss is not finite; with `skip_nonfinite`, none of so many is.
     """
     fetched = np.array(jax.device_get(window), np.float64)
     finite = np.isfinite(fetched[:, 0])
+    if skip_nonfinite and not finite.any() and len(window) < SKIPPED_IN_A_ROW:
+        return None
     if not (finite.any() if skip_nonfinite else finite.all()):
         raise NonFiniteLossError(step - len(window) + 1 + int(np.argmin(finite)))
     loss, accuracy = fetched[finite].mean(0)

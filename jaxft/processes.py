@@ -1,27 +1,35 @@
 """Several processes as one run, by JAX's distributed runtime: how they find each other, and how they agree."""
 
+import json
 import os
 import re
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxft.data.sharing import Sharing
-from jaxft.errors import EXIT_MISTAKE, EXIT_STOPPED, UserError
+from jaxft.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED, INTERRUPTED, UserError
 
 CONNECT_SECONDS = 300
 ORTE = "OMPI_MCA_orte_hnp_uri"
 """Where JAX finds process 0's host; Open MPI 5 no longer has it."""
+
+LAST_WORDS_SECONDS = 2
+SHOWN = 200
+LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination|[Hh]eartbeat|[Cc]onnection")
+"""What JAX's errors say where a process does not hear from another one any more."""
 
 T = TypeVar("T")
 
@@ -34,28 +42,32 @@ class Processes(NamedTuple):
     num: int | None = None
     id: int | None = None
     local_index: int | None = None
-    """Which of the processes on this host this is: it has the device of that number. None: it has all of the host's."""
+    """Which of the processes on this host this is: it has the device of that number. None: it has all that it sees."""
 
 
 def launched(environment: Mapping[str, str]) -> Processes | None:
     """What SLURM's srun, Open MPI's mpirun or a Cloud TPU says of the processes that it started; None for one alone."""
     env = environment.get
-    # Of a batch script SLURM says how many tasks it might start; of a step, how many it did.
-    if num := env("SLURM_STEP_NUM_TASKS"):
-        per_host = re.sub(r"\(x\d+\)", "", env("SLURM_STEP_TASKS_PER_NODE", ""))
-        index, local, alone = env("SLURM_PROCID", "0"), env("SLURM_LOCALID", "0"), set(per_host.split(",")) == {"1"}
-    elif num := env("OMPI_COMM_WORLD_SIZE"):
+    # Open MPI first: within SLURM it starts its own daemons by srun, whose variables its processes inherit.
+    if num := env("OMPI_COMM_WORLD_SIZE"):
         index, local = env("OMPI_COMM_WORLD_RANK", "0"), env("OMPI_COMM_WORLD_LOCAL_RANK", "0")
         alone = env("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    # Of a batch script SLURM says how many tasks it might start; of a step, how many it did.
+    elif num := env("SLURM_STEP_NUM_TASKS"):
+        per_host = re.sub(r"\(x\d+\)", "", env("SLURM_STEP_TASKS_PER_NODE", ""))
+        index, local, alone = env("SLURM_PROCID", "0"), env("SLURM_LOCALID", "0"), set(per_host.split(",")) == {"1"}
     else:
         return Processes() if on_tpu(environment) else None
-    return None if num == "1" else Processes(None, int(num), int(index), None if alone else int(local))
+    visible = env("CUDA_VISIBLE_DEVICES") or env("ROCR_VISIBLE_DEVICES")
+    bound = "SLURM_GPUS_PER_TASK" in environment or (visible is not None and "," not in visible)
+    return None if num == "1" else Processes(None, int(num), int(index), None if alone or bound else int(local))
 
 
 def on_tpu(environment: Mapping[str, str], dev: Path = Path("/dev")) -> bool:
     """Whether this is a Cloud TPU's machine, of a slice that may have several."""
     chips = [*dev.glob("accel*"), *dev.glob("vfio/*")]
-    return bool(chips) and find_spec("libtpu") is not None and environment.get("JAX_PLATFORMS", "tpu") == "tpu"
+    platforms = (environment.get("JAX_PLATFORMS") or "tpu").split(",")
+    return bool(chips) and find_spec("libtpu") is not None and "tpu" in platforms
 
 
 def find(flags: Processes, environment: Mapping[str, str]) -> Processes | None:
@@ -118,19 +130,26 @@ def connect(found: Processes, heartbeat_seconds: int) -> None:
             found.coordinator,
             found.num,
             found.id,
-            # None would have JAX leave each process of a launcher one device, also where it is alone on its host.
-            local_device_ids=[] if found.local_index is None else [found.local_index],
+            local_device_ids=local_device_ids(found, os.environ),
             cluster_detection_method="deactivate" if by_flags else None,
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the processes of this run did not find each other ({reason}). Start all of them within "
             f"{CONNECT_SECONDS} seconds, with the same --coordinator HOST:PORT, reachable from each, and "
-            "--num-processes, each with its own --process-id."
+            "--num-processes, each with its own --process-id; or pass --num-processes 1 for this one alone."
         ) from None
+
+
+def local_device_ids(found: Processes, environment: Mapping[str, str]) -> Sequence[int] | None:
+    """What JAX is told of the devices that are this process's."""
+    if "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None  # JAX reads it.
+    # None would have JAX leave each process of a launcher one device, also where it is alone on its host.
+    return [] if found.local_index is None else [found.local_index]
 
 
 def reach(coordinator: str, seconds: float) -> None:
@@ -161,12 +180,13 @@ def _end(error: BaseException) -> None:
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE
-    elif isinstance(error, SystemExit) and isinstance(error.code, int):
-        status = error.code
-    elif isinstance(error, jax.errors.JaxRuntimeError):
+    elif isinstance(error, KeyboardInterrupt):
+        print(INTERRUPTED, file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    elif isinstance(error, jax.errors.JaxRuntimeError | ValueError) and LOST.search(str(error)):
         print(
-            f"error: process {jax.process_index()}: {str(error).splitlines()[0]}\nAnother process of this run may have "
-            "been lost. Start all of them again with --resume: the last checkpoint is good.",
+            f"error: process {jax.process_index()} lost another process of this run: {str(error).splitlines()[0]}\n"
+            "Start all of them again with --resume.",
             file=sys.stderr,
         )
         status = EXIT_STOPPED
@@ -174,6 +194,9 @@ def _end(error: BaseException) -> None:
         traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_first():
+        # JAX ends the others when process 0 has gone; first they may say what they have to.
+        time.sleep(LAST_WORDS_SECONDS)
     os._exit(status)
 
 
@@ -201,28 +224,38 @@ def agreed(work: Callable[[], T]) -> T:
     return result  # pyright: ignore[reportReturnType]
 
 
-def check_same(what: str, mine: Any) -> None:
-    """Raise a UserError, in every process, where `mine`, of which `what` says what it is, is not the same in all."""
-    if jax.process_count() == 1:
-        return
-    told = [text.decode() for text in exchange(repr(mine).encode())]
-    for index, text in enumerate(told):
-        if text != told[0]:
-            raise UserError(
-                f"{what}: process 0 has {told[0]}, process {index} has {text}. Start all processes with the same flags "
-                "on the same files."
-            )
+def check_same(mine: Mapping[str, Any]) -> None:
+    """Raise a UserError, in every process, where one of these facts is not the same in all; they are as JSON has them."""
+    told = [json.loads(text) for text in exchange(json.dumps(mine).encode())]
+    for index, theirs in enumerate(told):
+        for name, value in told[0].items():
+            if theirs[name] != value:
+                raise UserError(
+                    f"{name}: {shortened(value)} in process 0, {shortened(theirs[name])} in process {index}. Start all "
+                    "processes with the same flags on the same files."
+                )
+
+
+def shortened(value: Any) -> str:
+    """A value as JSON has it, of which a long one's start will do."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """Every process's array, of one shape: [...] to [processes, ...]; to every process."""
+    return _across(lambda x: x, np.asarray(array)[None])
 
 
 def exchange(content: bytes) -> list[bytes]:
     """Every process's content, in the order of the processes, to every process."""
     if jax.process_count() == 1:
         return [content]
-    lengths = multihost_utils.process_allgather(np.int32(len(content)))
+    lengths = gather(np.int32(len(content)))
     # Of few sizes, for each is compiled anew.
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
-    rows = multihost_utils.process_allgather(padded)
+    rows = gather(padded)
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
@@ -230,17 +263,30 @@ def sharing() -> Sharing | None:
     """How the processes share out decoding; None for one alone."""
     if jax.process_count() == 1:
         return None
-    return Sharing(jax.process_index(), jax.process_count(), multihost_utils.process_allgather, exchange)
+    return Sharing(jax.process_index(), jax.process_count(), gather, exchange)
 
 
 def from_first(tree: Any) -> Any:
     """Process 0's arrays, as NumPy arrays, in every process; bit for bit."""
     if jax.process_count() == 1:
         return tree
-    # As bits: they are summed with the others' zeros, and -0.0 + 0.0 is 0.0.
     arrays = jax.tree.map(np.asarray, jax.device_get(tree))
-    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(_bits, arrays))
-    return jax.tree.map(lambda bits, array: bits.view(array.dtype).reshape(array.shape), sent, arrays)
+    # As bits: they are summed with the others' zeros, and -0.0 + 0.0 is 0.0.
+    bits = jax.tree.map(_bits, arrays)
+    sent = bits if is_first() else jax.tree.map(np.zeros_like, bits)
+    summed = _across(
+        lambda tree: jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), tree), jax.tree.map(lambda x: x[None], sent)
+    )
+    return jax.tree.map(lambda bits, array: bits.view(array.dtype).reshape(array.shape), summed, arrays)
+
+
+def _across(function: Callable, tree: Any) -> Any:
+    """A function of the [processes, ...] that each process's [1, ...] make, over one device of each process."""
+    firsts = [next(d for d in jax.devices() if d.process_index == i) for i in range(jax.process_count())]
+    mesh = Mesh(np.asarray(firsts), ("processes",))
+    split, whole = NamedSharding(mesh, P("processes")), NamedSharding(mesh, P())
+    placed = jax.tree.map(partial(jax.make_array_from_process_local_data, split), tree)
+    return jax.tree.map(np.asarray, jax.jit(function, out_shardings=whole)(placed))
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

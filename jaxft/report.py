@@ -51,7 +51,7 @@ def draw_curves(records: Sequence[Record], path: Path, title: str) -> None:
         axes.plot(epochs, [getattr(record, field) for record in chosen], style, label=label, markersize=4)
     losses = [record.loss for record in records if record.split == "train"]
     axes.set_title(title, family=families_for(title), parse_math=False)
-    axes.set(xlabel="epoch", ylim=(0, max(1.02, min(max(losses) * 1.05, 3.0))))
+    axes.set(xlabel="epoch", ylim=(0, max(1.02, min(max(losses, default=0) * 1.05, 3.0))))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

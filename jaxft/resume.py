@@ -17,8 +17,8 @@ from jaxft.parallel import put_replicated
 from jaxft.processes import exchange, from_first
 from jaxft.step import Metrics, TrainState
 
-FREE = {"devices", "parallel", "input"}
-"""Config fields that may change in the middle of a run: the numbers stay the same, up to rounding."""
+FREE = {"--devices", "--parallel", "--input"}
+"""What may change in the middle of a run: the numbers stay the same, up to rounding."""
 
 
 class Past(NamedTuple):

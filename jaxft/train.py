@@ -16,7 +16,7 @@ from rich.console import Console
 from convert.pretrained import load_pretrained
 from convert.torchvision import to_state_dict
 from convert.weights import save_weights
-from jaxft.arguments import Arguments, parse
+from jaxft.arguments import Arguments, parse, same_everywhere
 from jaxft.build import Pretrained, Run, build
 from jaxft.checkpoint import NonFiniteStateError, latest_good, open_checkpoints, restore, save, wait
 from jaxft.config import Config, read_config
@@ -81,13 +81,14 @@ class Job(NamedTuple):
 
 def command(name: str, arguments: Arguments, display: Display, stack: ExitStack, started: float) -> int:
     """From the arguments to the exit status; `stack` holds the run's folder."""
+    arguments = same_everywhere(arguments)
     config, cache_dir = arguments.config, arguments.cache_dir or cache_folder()
     devices = agreed(lambda: all_devices(config.devices))
     inputs = agreed(lambda: open_inputs(name, arguments, cache_dir, len(devices), display))
     keep = Keep(cache_dir / "decoded" if arguments.cache else None, round(arguments.cache_limit * GIGABYTE))
     data = load_data(inputs.splits, config, keep, free_memory(own(devices)), display.decoding)
     facts = data_facts(data)
-    check_same("the data", facts)
+    check_same(facts)
     share = share_of(config.batch_size, accumulate=config.accumulate, num_devices=len(devices), own=own_places(devices))
     feed = make_feed(data, config, display.say, share)
     weights = loss_weights(data, config)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from jaxft.data.images import (
     render,
     to_canvas,
 )
-from jaxft.data.sharing import Sharing, in_all
+from jaxft.data.sharing import Sharing, in_all, writes
 from jaxft.data.sources import Source, shown
 from jaxft.data.workers import AHEAD, in_order
 from jaxft.errors import UserError
@@ -119,8 +120,24 @@ def decode_set(
         if in_all(sharing, kept is not None) and kept is not None:
             _check_good(kept[1]["skipped"], len(source), skip_bad)
             return _decoded(*kept)
-        cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
+        _keep(
+            sharing, path, rows, lambda: cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
+        )
     return _decoded(*cache.read(path, row, check=False))._replace(notes=notes)
+
+
+def _keep(sharing: Sharing | None, path: Path, rows: Iterator[np.ndarray], write: Callable[[], None]) -> None:
+    """Write the rows; of processes that share a cache folder, one does. All are done when it is."""
+    failed = None
+    try:
+        if writes(sharing, path):
+            write()
+    except UserError as error:
+        failed = error
+    # What is not written here is still this process's to decode for the others.
+    deque(rows, maxlen=0)
+    if not in_all(sharing, failed is None):
+        raise failed or UserError("another process could not keep the decoded images: it says why.")
 
 
 def decode_one(source: Source, i: int, recipe: Recipe) -> Photo:

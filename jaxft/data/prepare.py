@@ -14,7 +14,7 @@ from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed
 from jaxft.data.plan import WAYS, Keep, Plan, plan_input
 from jaxft.data.resident import Store
 from jaxft.data.sources import ArraySource, Splits, labels_of
-from jaxft.processes import agreed, exchange, sharing
+from jaxft.processes import agreed, check_same, exchange, sharing
 
 
 class Data(NamedTuple):
@@ -49,6 +49,14 @@ def load_data(
         keep, share = keep._replace(folder=None), None
     num_bytes = sum(len(source) * 3 * recipe.size**2 for source, recipe in zip(sources, recipes, strict=True))
     plan = most_careful(agreed(lambda: plan_input(config.input, num_bytes, device_bytes, keep)))
+    check_same(
+        {
+            "training images": len(splits.train),
+            "test images": len(splits.test),
+            "classes": splits.train.class_names,
+            "pixels kept of each image": [recipe.size for recipe in recipes],
+        }
+    )
     if plan.way == "stream":
         train = Streamed(splits.train, recipes[0], labels_of(splits.train))
         test = Streamed(splits.test, recipes[1], labels_of(splits.test))
