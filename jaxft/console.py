@@ -1,5 +1,7 @@
 """What a run says while it works: tables at the start, a live line on a terminal, plain lines elsewhere."""
 
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,17 @@ from jaxft.optim import learning_rates
 from jaxft.paths import count_by_label
 
 
+class Terminal(Console):
+    """A console whose reader may go away, as `tee` does when Ctrl-C reaches it too: the run goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more; rich would end the run here, before it has saved."""
+        self.quiet = True
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
 class Display:
     """The run's progress on a console; a context manager.
 
@@ -33,6 +46,7 @@ class Display:
         self.console = console
         self.num_epochs = num_epochs
         self.last_train: Record | None = None
+        self.skipped = 0
         self.started: float | None = None
         self.first_epoch = 0.0
         self.progress = Progress(
@@ -77,6 +91,7 @@ class Display:
         if record.split == "train":
             self.started = self.started or time.monotonic()
             self.last_train = record
+            self.skipped += record.skipped
             self._bar("training", record.epoch, self.num_epochs, numbers)
             return
         train = self.last_train
@@ -87,6 +102,9 @@ class Display:
             f"test loss {record.loss:.4f} accuracy [bold]{record.accuracy:.4f}[/]{rate}{self._left(record)}",
             highlight=False,
         )
+        if self.skipped:
+            self.say(f"  {self.skipped} updates were left out: something in them was not finite")
+            self.skipped = 0
 
     def finished(self, summary: Mapping[str, Any], out: Path) -> None:
         """Say how it went and where it is."""

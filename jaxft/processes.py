@@ -225,7 +225,7 @@ def agreed(work: Callable[[], T]) -> T:
 
 
 def check_same(mine: Mapping[str, Any]) -> None:
-    """Raise a UserError, in every process, where one of these facts is not the same in all; they are as JSON has them."""
+    """Raise a UserError, in every process, where one of these facts, as JSON has them, is not the same in all."""
     told = [json.loads(text) for text in exchange(json.dumps(mine).encode())]
     for index, theirs in enumerate(told):
         for name, value in told[0].items():
@@ -251,7 +251,7 @@ def exchange(content: bytes) -> list[bytes]:
     """Every process's content, in the order of the processes, to every process."""
     if jax.process_count() == 1:
         return [content]
-    lengths = gather(np.int32(len(content)))
+    lengths = gather(np.array(len(content), np.int32))
     # Of few sizes, for each is compiled anew.
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)

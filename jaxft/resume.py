@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxft.build import Run
 from jaxft.config import Config, differences, to_json
+from jaxft.data.batches import epoch_ends
 from jaxft.data.prepare import Data
 from jaxft.errors import UserError
 from jaxft.loop import Record
@@ -61,10 +62,32 @@ def check_data(before: Mapping[str, Any], after: Mapping[str, Any], *, force: bo
     """Raise a UserError where the data are not those that the run began with, unless `force`."""
     changed = [name for name in after if before.get(name) != after[name]]
     if changed and not force:
-        lines = "".join(f"\n  {name}: {before.get(name)} -> {after[name]}" for name in changed)
+        lines = "".join(f"\n  {_change(name, before.get(name), after[name])}" for name in changed)
         raise UserError(
             f"--resume: the run was started on other data:{lines}\n"
             "Pass the data as they were, --force to go on with these, or start a new run with another --out."
+        )
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    if name == "classes" and isinstance(before, list):
+        gone = [each for each in before if each not in after]
+        new = [each for each in after if each not in before]
+        words = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with", new)) if names]
+        return f"classes: {' and '.join(words) or 'in another order'}"
+    if name == "labels":
+        return "images: which class each one has"
+    return f"{name}: {before} -> {after}"
+
+
+def check_not_over(step: int, records: Sequence[Record], facts: Mapping[str, Any], config: Config) -> None:
+    """Raise a UserError where the config, changed by `--force`, has the run end before the step that it has reached."""
+    end = epoch_ends(facts["training images"], config.images_per_step, config.epochs)[-1]
+    tested = bool(records) and (records[-1].split, records[-1].step) == ("test", step)
+    if step > end or (step == end and not tested):
+        raise UserError(
+            f"--resume: the run has reached step {step}, and {config.epochs} epochs end with step {end}. "
+            "Pass more --epochs."
         )
 
 

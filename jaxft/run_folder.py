@@ -3,11 +3,15 @@
 import fcntl
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TextIO
 
 from jaxft.config import Config, to_json
 from jaxft.errors import UserError
@@ -18,50 +22,92 @@ def find_run_folder(out: Path | None, name: str, *, resume: bool) -> Path:
     """The folder `out`, or runs/NAME-DATE-TIME when None; nothing is written yet.
 
     Raises:
-        UserError: it holds another run or, with `resume`, none, or one that still lives.
+        UserError: it holds another run or, with `resume`, none, or one that still lives; or it cannot be written.
     """
     if out is None:
         if resume:
             raise UserError("--resume needs the run's folder. Pass --out RUN.")
-        return _free_name(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-    holds_run = (out / "config.json").exists()
-    if resume and not holds_run:
-        raise UserError(f"--resume: {out} holds no run. Leave --resume out to start one there.")
-    if holds_run:
-        with held(out):
+        out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if holds_run(out):
+        with held(out, new=not resume):
             pass
-    if holds_run and not resume:
-        raise UserError(f"--out {out} holds a run already. Pass --resume to carry it on, or another --out.")
+    elif resume:
+        raise UserError(f"--resume: {out} holds no run. Leave --resume out to start one there.")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    for folder in (nearest, out / "checkpoints"):
+        if folder.exists():
+            with writing(out), TemporaryFile(dir=folder):
+                pass
     return out
 
 
+def holds_run(out: Path) -> bool:
+    """Whether a run has begun there."""
+    return (out / "config.json").exists()
+
+
+def make_new_folder(path: Path) -> Path:
+    """Make a folder of this name; with a number behind it where there is one already.
+
+    Runs may start in the same second, and a clock may be set back.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for i in count(1):
+            with suppress(FileExistsError):
+                numbered = path if i == 1 else path.with_name(f"{path.name}-{i}")
+                numbered.mkdir()
+                return numbered
+    raise AssertionError("there is always another number")
+
+
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def held(out: Path, *, new: bool) -> Iterator[None]:
     """Make the folder and keep other processes out of it; the system lets go of it when this process ends.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: another process holds it, it cannot be written or, with `new`, it holds a run.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+", encoding="utf-8")
+        lock = _locked(out / ".lock")
     with lock:
+        try:
+            # Only now, for another run may have come and gone since it was last looked.
+            if new and holds_run(out):
+                raise UserError(f"--out {out} holds a run already. Pass --resume to carry it on, or another --out.")
+            with writing(out):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                lock.flush()
+            yield
+        finally:
+            with suppress(OSError):
+                (out / ".lock").unlink()
+
+
+def _locked(path: Path) -> TextIO:
+    """The file at `path`, opened and locked.
+
+    Raises:
+        UserError: another process has locked it.
+    """
+    while True:
+        lock = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read().strip()
+            holder = lock.read().strip() or "another process"
+            lock.close()
             raise UserError(
-                f"--out {out}: a run is going on there ({holder}). Wait, stop it, or pass another --out."
+                f"--out {path.parent}: a run is going on there ({holder}). Wait, stop it, or pass another --out."
             ) from None
-        with writing(out):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
-        try:
-            yield
-        finally:
-            (out / ".lock").unlink(missing_ok=True)
+        # Its last holder may have removed it after it was opened here; then a third may hold another by that name.
+        with suppress(FileNotFoundError):
+            if os.path.samefile(path, lock.fileno()):
+                return lock
+        lock.close()
 
 
 @contextmanager
@@ -71,8 +117,9 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "Pass another --out."
-        if (out / "config.json").exists():
-            remedy = f"Put that right and go on with --resume --out {out}: what is in its checkpoints is good."
+        if holds_run(out):
+            again = f"--resume --out {shlex.quote(str(out))}"
+            remedy = f"Put that right and go on with {again}: what is in its checkpoints is good."
         raise UserError(f"--out {out}: cannot be written ({error.strerror}). {remedy}") from None
 
 
@@ -102,11 +149,8 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file of the run's folder, whole or not at all."""
     scratch = path.with_name(f".{path.name}")
     with writing(path.parent):
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-
-
-def _free_name(path: Path) -> Path:
-    """The path, or with a number behind it where there is one of that name: a clock may be set back."""
-    numbered = (path.with_name(f"{path.name}-{i}") for i in range(2, 1000))
-    return next(free for free in (path, *numbered) if not free.exists())
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOW_CURSOR = b"\x1b[?25h"  # A live line hides it, and an end at once does not bring it back.
 
 
 @contextmanager
@@ -28,6 +30,8 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[int], bool
         # In a thread, for a Python handler waits until the main thread comes back from XLA.
         while number := int.from_bytes(os.read(reading, 1), "little"):
             if asked.is_set():
+                if sys.stdout.isatty():
+                    os.write(sys.stdout.fileno(), SHOW_CURSOR)
                 os._exit(128 + number)
             asked.set()
             say("stopping after this step, and saving; once more to stop at once")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orbax.checkpoint import CheckpointManager
-from rich.console import Console
 
 from convert.pretrained import load_pretrained
 from convert.torchvision import to_state_dict
@@ -20,7 +19,7 @@ from jaxft.arguments import Arguments, parse, same_everywhere
 from jaxft.build import Pretrained, Run, build
 from jaxft.checkpoint import NonFiniteStateError, latest_good, open_checkpoints, restore, save, wait
 from jaxft.config import Config, read_config
-from jaxft.console import Display, announce
+from jaxft.console import Display, Terminal, announce
 from jaxft.data.batches import check_batch_fits, share_of
 from jaxft.data.cache import GIGABYTE
 from jaxft.data.counts import count_notes
@@ -36,8 +35,17 @@ from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record, fit
 from jaxft.parallel import all_devices, check_batch_size, free_memory, own, own_places
 from jaxft.processes import Processes, agreed, check_same, find, is_first, joined
 from jaxft.report import draw_curves, summarise
-from jaxft.resume import Past, about, check_config, data_facts, take_up
-from jaxft.run_folder import append_record, describe, find_run_folder, held, replace_text, write_records, writing
+from jaxft.resume import Past, about, check_config, check_not_over, data_facts, take_up
+from jaxft.run_folder import (
+    append_record,
+    describe,
+    find_run_folder,
+    held,
+    make_new_folder,
+    replace_text,
+    write_records,
+    writing,
+)
 from jaxft.step import TrainState
 from jaxft.stop import stop_on_signals
 
@@ -55,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     flags = Processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
     with joined(find(flags, os.environ), arguments.heartbeat_timeout):
-        console = Console(soft_wrap=True, quiet=not is_first())
+        console = Terminal(soft_wrap=True, quiet=not is_first())
         with Display(console, arguments.config.epochs) as display, ExitStack() as stack:
             return command(name, arguments, display, stack, started)
 
@@ -96,8 +104,8 @@ def command(name: str, arguments: Arguments, display: Display, stack: ExitStack,
     if is_first():
         announce(config, data, feed, run, display.console)
     job = Job(config, data.class_names, facts, inputs.out, display, started)
-    checkpoints = agreed(lambda: open_outputs(job, arguments, stack) if is_first() else None)
-    return train(job, arguments, run, feed, checkpoints)
+    out, checkpoints = agreed(lambda: open_outputs(job.out, arguments, stack) if is_first() else (job.out, None))
+    return train(job._replace(out=out), arguments, run, feed, checkpoints)
 
 
 def open_inputs(name: str, arguments: Arguments, cache_dir: Path, num_devices: int, display: Display) -> Inputs:
@@ -118,12 +126,12 @@ def open_inputs(name: str, arguments: Arguments, cache_dir: Path, num_devices: i
     return Inputs(out, splits, pretrained)
 
 
-def open_outputs(job: Job, arguments: Arguments, stack: ExitStack) -> CheckpointManager:
-    """Hold the run's folder, say in it what the run is, and open its checkpoints."""
-    stack.enter_context(held(job.out))
-    checkpoints = stack.enter_context(open_checkpoints(job.out / "checkpoints", keep=arguments.keep))
-    describe(job.out, job.config, job.class_names)
-    return checkpoints
+def open_outputs(out: Path, arguments: Arguments, stack: ExitStack) -> tuple[Path, CheckpointManager]:
+    """Hold the run's folder and open its checkpoints; where the folder's name was not given, it may get a number."""
+    if arguments.out is None:
+        out = make_new_folder(out)
+    stack.enter_context(held(out, new=not arguments.resume))
+    return out, stack.enter_context(open_checkpoints(out / "checkpoints", keep=arguments.keep))
 
 
 def train(job: Job, arguments: Arguments, run: Run, feed: Feed, checkpoints: CheckpointManager | None) -> int:
@@ -174,6 +182,7 @@ def train(job: Job, arguments: Arguments, run: Run, feed: Feed, checkpoints: Che
             )
             return EXIT_STOPPED
         if checkpoints is not None:
+            wait(checkpoints)  # The results can be made from it anew: where there is no room for both, it comes first.
             write_results(job, outcome.state, records, seconds(), run)
     return 0
 
@@ -187,7 +196,10 @@ def carry_on(job: Job, arguments: Arguments, run: Run, checkpoints: CheckpointMa
         job.display.say(line)
     state, told = (found.state, found.about) if found else (None, None)
     run, past = take_up(run, state, told, job.facts, force=arguments.force)
+    check_not_over(int(run.state.step), past.records, job.facts, job.config)
     if checkpoints is not None:
+        # Not before: a config or data that do not fit must not become those of the run that is there.
+        describe(job.out, job.config, job.class_names)
         write_records(job.out, past.records)
     if arguments.resume:
         job.display.resumed(int(run.state.step), past.records)

@@ -10,6 +10,7 @@ checkpoint (parameters, statistics, optimizer), and every metric. Exit status 1 
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -86,10 +87,9 @@ def kill(out: Path, flags: tuple[object, ...], env: dict[str, str], after: float
     while process.poll() is None and not (has_records(out) and (out / "metrics.jsonl").stat().st_mtime_ns != before):
         time.sleep(0.01)
     time.sleep(after)
-    ended = process.poll() is not None
     process.kill()
     process.communicate()
-    if ended:
+    if process.returncode != -signal.SIGKILL:
         return None
     names = [path.name for path in (out / "checkpoints").iterdir()]
     steps = [int(name) for name in names if name.isdecimal()]

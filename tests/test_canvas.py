@@ -147,6 +147,32 @@ def test_two_processes_decode_half_each_and_have_it_all(tmp_path, monkeypatch, c
     assert found.read_bytes() == kept
 
 
+def test_of_processes_that_share_a_cache_folder_one_writes(tmp_path, monkeypatch):
+    written = []
+    write = canvas.cache.write
+    monkeypatch.setattr(canvas.cache, "write", lambda *a: written.append(threading.get_ident()) or write(*a))
+    source = BytesSource([encoded(photo(60, 50, seed=i)) for i in range(5)])
+    decoded = in_two_processes(lambda sharing: decode_set(source, Canvas(48), cache_dir=tmp_path, sharing=sharing))
+    assert len(written) == 1
+    assert same(*decoded)
+
+
+def test_a_cache_that_one_process_cannot_write_stops_both(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(canvas.cache, "write", full)
+    source = BytesSource([encoded(photo(60, 50, seed=i)) for i in range(5)])
+
+    def decode(sharing: Sharing) -> str:
+        with pytest.raises(UserError) as caught:
+            decode_set(source, Canvas(48), cache_dir=tmp_path, sharing=sharing)
+        return str(caught.value)
+
+    messages = sorted(in_two_processes(decode))
+    assert messages == ["another process could not keep the decoded images: it says why.", "no room"]
+
+
 def test_a_bad_image_stops_both_processes():
     source = BytesSource([encoded(photo(60, 50)), b"no image"])
 

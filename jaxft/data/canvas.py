@@ -120,9 +120,8 @@ def decode_set(
         if in_all(sharing, kept is not None) and kept is not None:
             _check_good(kept[1]["skipped"], len(source), skip_bad)
             return _decoded(*kept)
-        _keep(
-            sharing, path, rows, lambda: cache.write(path, row, rows, len(source), lambda: _about(photos), cache_limit)
-        )
+        write = partial(cache.write, path, row, rows, len(source), lambda: _about(photos), cache_limit)
+        _keep(sharing, path, rows, write)
     return _decoded(*cache.read(path, row, check=False))._replace(notes=notes)
 
 
