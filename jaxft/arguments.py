@@ -20,7 +20,8 @@ class Arguments:
     out: Path | None = None
     """Run folder; runs/PRESET-DATE-TIME when not given."""
     resume: bool = False
-    """Carry on from the newest good checkpoint in --out, with the config of the run there unless one is given."""
+    """Carry on from the newest good checkpoint in --out, with the config of the run there unless one is given; with a
+    preset, start the run where there is none yet."""
     force: bool = False
     """With --resume: also where the config or the data have changed."""
     keep: int = 2
@@ -52,6 +53,8 @@ class Arguments:
 def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     """The run's name and arguments: a preset, `--config FILE` or the resumed run's config, changed by the flags.
 
+    It has no name where it is to be resumed from a folder that holds none.
+
     Raises:
         UserError: no such preset, no such file, or a value that cannot be.
     """
@@ -64,7 +67,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     elif "--resume" in words and out is not None and (Path(out) / "config.json").exists():
         name, base = Path(out).name, read_config(Path(out) / "config.json")
     else:
-        name, base = "demo", preset("demo")
+        name, base = "" if "--resume" in words else "demo", preset("demo")
     arguments = tyro.cli(
         Arguments,
         prog="python -m jaxft.train [PRESET | --config RUN/config.json]",

@@ -212,7 +212,7 @@ def _read_about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def _check_fits(path: str, saved: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Any]) -> None:
-    remedy = "Pass the --arch, --freeze and optimizer flags that it was made with, or another --out."
+    remedy = "Pass the data and the --arch, --freeze and optimizer flags that it was made with, or another --out."
     for name, leaf in wanted.items():
         if name not in saved:
             raise UserError(f"{path} has no {name}, which this run wants. {remedy}")

@@ -19,7 +19,7 @@ from jaxft.processes import exchange, from_first
 from jaxft.step import Metrics, TrainState
 
 FREE = {"--devices", "--parallel", "--input"}
-"""What may change in the middle of a run: the numbers stay the same, up to rounding."""
+"""What may change in the middle of a run with synchronised BatchNorm: the numbers stay the same, up to rounding."""
 
 
 class Past(NamedTuple):
@@ -38,7 +38,8 @@ def check_config(before: Config, after: Config, *, force: bool) -> list[str]:
         UserError: something that changes the numbers, without `force`.
     """
     changed = differences(before, after)
-    if set(changed) - FREE and not force:
+    free = FREE if after.sync_bn else FREE - {"--devices"}
+    if set(changed) - free and not force:
         lines = "".join(f"\n  {line}" for line in changed.values())
         raise UserError(
             f"--resume: the run was started with another config:{lines}\n"
@@ -64,7 +65,7 @@ def check_data(before: Mapping[str, Any], after: Mapping[str, Any], *, force: bo
     if changed and not force:
         lines = "".join(f"\n  {_change(name, before.get(name), after[name])}" for name in changed)
         raise UserError(
-            f"--resume: the run was started on other data:{lines}\n"
+            f"--resume: the run was started otherwise:{lines}\n"
             "Pass the data as they were, --force to go on with these, or start a new run with another --out."
         )
 

@@ -22,7 +22,8 @@ def find_run_folder(out: Path | None, name: str, *, resume: bool) -> Path:
     """The folder `out`, or runs/NAME-DATE-TIME when None; nothing is written yet.
 
     Raises:
-        UserError: it holds another run or, with `resume`, none, or one that still lives; or it cannot be written.
+        UserError: it holds another run, or one that still lives; it cannot be written; or, with `resume` and no name,
+            it holds none.
     """
     if out is None:
         if resume:
@@ -31,8 +32,8 @@ def find_run_folder(out: Path | None, name: str, *, resume: bool) -> Path:
     if holds_run(out):
         with held(out, new=not resume):
             pass
-    elif resume:
-        raise UserError(f"--resume: {out} holds no run. Leave --resume out to start one there.")
+    elif resume and not name:
+        raise UserError(f"--resume: {out} holds no run. Pass a preset and flags to start one there.")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     for folder in (nearest, out / "checkpoints"):
         if folder.exists():

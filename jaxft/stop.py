@@ -22,6 +22,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[int], bool
     second SIGTERM counts only once the processes have agreed; SIGINT is passed on to it.
     """
     several = jax.process_count() > 1
+    handled = (signal.SIGINT,) if several else SIGNALS
     asked = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -29,26 +30,34 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[int], bool
     def watch() -> None:
         # In a thread, for a Python handler waits until the main thread comes back from XLA.
         while number := int.from_bytes(os.read(reading, 1), "little"):
+            if number not in handled:
+                continue
             if asked.is_set():
                 if sys.stdout.isatty():
                     os.write(sys.stdout.fileno(), SHOW_CURSOR)
                 os._exit(128 + number)
             asked.set()
-            say("stopping after this step, and saving; once more to stop at once")
             if several:
                 os.kill(os.getpid(), signal.SIGTERM)
+            say("stopping after this step, and saving; once more to stop at once")
 
-    handled = (signal.SIGINT,) if several else SIGNALS
-    before = {number: signal.signal(number, lambda *_: None) for number in handled}
+    def agreed(step: int) -> bool:
+        reached = reached_preemption_sync_point(step)
+        if reached:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+        return reached
+
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in handled}
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield reached_preemption_sync_point if several else lambda _: asked.is_set()
+        yield agreed if several else lambda _: asked.is_set()
     finally:
-        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
         os.write(writing, b"\0")
         watcher.join()
         os.close(reading)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from jaxft.run_folder import (
     describe,
     find_run_folder,
     held,
+    holds_run,
     make_new_folder,
     replace_text,
     write_records,
@@ -97,8 +99,10 @@ def command(name: str, arguments: Arguments, display: Display, stack: ExitStack,
     data = load_data(inputs.splits, config, keep, free_memory(own(devices)), display.decoding)
     facts = data_facts(data)
     check_same(facts)
+    if not config.sync_bn:
+        facts["devices"] = len(devices)  # BatchNorm's statistics are then of a device's part of the batch.
     share = share_of(config.batch_size, accumulate=config.accumulate, num_devices=len(devices), own=own_places(devices))
-    feed = make_feed(data, config, display.say, share)
+    feed = make_feed(data, config, display.say if is_first() else partial(print, file=sys.stderr), share)
     weights = loss_weights(data, config)
     run = build(config, data.class_names, inputs.pretrained, stores=stores(data), class_weights=weights)
     if is_first():
@@ -113,16 +117,17 @@ def open_inputs(name: str, arguments: Arguments, cache_dir: Path, num_devices: i
     config, out = arguments.config, Path()
     if is_first():
         out = find_run_folder(arguments.out, name, resume=arguments.resume)
-        if arguments.resume:
+        if arguments.resume and holds_run(out):
             for line in check_config(read_config(out / "config.json"), config, force=arguments.force):
                 display.say(line)
     check_batch_size(config.batch_size, num_devices)
     splits = open_splits(config, cache_dir)
     pretrained = load_pretrained(config.model, cache_dir)
     check_batch_fits(len(splits.train), config.batch_size, config.accumulate)
-    counts = count_notes(splits.train, balanced=config.balance != "none")
-    for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
-        display.say(note)
+    if is_first():
+        counts = count_notes(splits.train, balanced=config.balance != "none")
+        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+            display.say(note)
     return Inputs(out, splits, pretrained)
 
 
@@ -233,9 +238,10 @@ def save_model(state: TrainState, class_names: Sequence[str], config: Config, ou
 def explain(error: NonFiniteLossError, config: Config, checkpoints: CheckpointManager | None) -> int:
     """Say why the run ended and what is left of it; returns the exit status."""
     if checkpoints is not None:
+        skip = ", or --on-nonfinite skip to leave such updates out" if config.on_nonfinite == "stop" else ""
         print(
-            f"error: {error} (learning rate {config.optim.lr:g}); {last_saved_at(checkpoints)}. Pass a smaller --lr, "
-            "or --on-nonfinite skip to leave such updates out.",
+            f"error: {error} (learning rate {config.optim.lr:g}); {last_saved_at(checkpoints)}. "
+            f"Pass a smaller --lr{skip}.",
             file=sys.stderr,
         )
     return EXIT_NONFINITE

@@ -28,11 +28,11 @@ def environment(num_devices: int = 1, *, compiled: Path | None = None) -> dict[s
     return own
 
 
-def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen:
+def start(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.Popen:
     """The command as a process, of one device unless `env` says otherwise."""
     words = [sys.executable, "-m", "jaxft.train", *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, cwd=ROOT, env=env or environment(), **pipes)
+    return subprocess.Popen(words, cwd=cwd, env=env or environment(), **pipes)
 
 
 def ended(process: subprocess.Popen, status: int = 0) -> str:

@@ -385,7 +385,7 @@ def test_other_data_are_refused(photos, tmp_path):
     again = "Pass the data as they were, --force to go on with these, or start a new run with another --out."
     another = photos / "train/salad/another.jpg"
     shutil.copy(photos / "train/salad/0.jpg", another)
-    began = r"the run was started on other data:\n  "
+    began = r"the run was started otherwise:\n  "
     refused(rf"{began}training images: 24 -> 25\n  images: which class each one has\n{again}", "--resume", "--out", out)
     another.rename(photos / "train/hot dogs/another.jpg")
     (photos / "train/salad/0.jpg").unlink()
@@ -529,7 +529,10 @@ def test_updates_that_are_left_out_are_counted_where_one_looks(tmp_path, capsys,
         (["--heartbeat-timeout", 0], "--heartbeat-timeout 0: must be at least 1."),
         (["--process-id", 0], "--coordinator, --num-processes and --process-id go together"),
         (["--resume"], "--resume needs the run's folder. Pass --out RUN."),
-        (["--resume", "--out", "nothing there"], "--resume: nothing there holds no run. Leave --resume out to start"),
+        (
+            ["--resume", "--out", "nothing there"],
+            "--resume: nothing there holds no run. Pass a preset",
+        ),
     ],
 )
 def test_flags_that_cannot_be(arguments, message, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Several real processes on this machine as one run: what they reach, and what becomes of them when one is lost."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 from jaxft.errors import UserError
 from jaxft.processes import Processes, find, launched, on_tpu, reach
 from runs import (
+    ROOT,
     SMALL,
     ended,
     environment,
@@ -100,9 +102,9 @@ def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photo
     processes = start_processes(2, 2, *flags, "--out", out)
     wait_for_records(out, processes)
     processes[1].send_signal(signal.SIGTERM)
-    printed = ended(processes[0], 75)
-    ended(processes[1], 75)
-    assert f"--resume --out {out}" in printed
+    printed = [ended(process, 75) for process in processes]
+    assert f"--resume --out {out}" in printed[0]
+    assert re.search(r"stopped after step (\d+): the checkpoint of step \1 is good", printed[0])
 
     # One that is killed ends the other, with a message, in the time that was said.
     processes = start_processes(2, 2, *flags, "--resume", "--out", out)
@@ -143,15 +145,37 @@ def test_all_ways_of_input_are_one_run(photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_of_one_process_ends_all(photos, tmp_path):
-    flags = ("folder", *SMALL, "--epochs", 1, "--out", tmp_path / "run")
-    shared = ("--coordinator", f"localhost:{free_port()}", "--num-processes", 2)
-    processes = [
-        start(*flags, "--data", data, *shared, "--process-id", index)
-        for index, data in enumerate((photos, tmp_path / "nothing"))
-    ]
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            ["--data", "nothing"],
+            "error: --data: .*photos.* in process 0, .*nothing.* in process 1. Start all processes",
+        ),
+        (["--lr", 9], "error: --lr: 0.001 in process 0, 9.0 in process 1. Start all processes with the same flags"),
+        (["--weights", "gone.pth"], "error: --weights: .*demo.* in process 0, .*gone.pth.* in process 1"),
+    ],
+)
+def test_processes_with_other_flags_are_refused(photos, tmp_path, second, message):
+    flags = ("folder", "--data", photos, *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    shared = ("--coordinator", f"localhost:{free_port()}", "--num-processes", 2, "--process-id")
+    processes = [start(*flags, *shared, 0), start(*flags, *second, *shared, 1)]
     for process in processes:
-        assert f"error: process 1: {tmp_path}/nothing: no such folder" in ended(process, 2)
+        assert re.search(message, ended(process, 2))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_one_process_does_not_find_ends_all(photos, tmp_path):
+    """Of the same flags; the second process's photographs lie elsewhere."""
+    flags = ("folder", "--data", photos.name, *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    shared = ("--coordinator", f"localhost:{free_port()}", "--num-processes", 2, "--process-id")
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    (tmp_path / "elsewhere").mkdir()
+    folders = (photos.parent, tmp_path / "elsewhere")
+    processes = [start(*flags, *shared, i, env=env, cwd=folder) for i, folder in enumerate(folders)]
+    for process in processes:
+        assert "error: process 1: photos: no such folder" in ended(process, 2)
     assert not (tmp_path / "run").exists()
 
 
@@ -197,6 +221,10 @@ MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORL
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, Processes(None, 4, 3, 1)),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2,1(x2)"}, Processes(None, 4, 3, 1)),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, Processes(None, 4, 3, None)),
+        (SLURM | {"SLURM_GPUS_PER_TASK": "1"}, Processes(None, 4, 3, None)),
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0"}, Processes(None, 4, 3, None)),
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1"}, Processes(None, 4, 3, 1)),
+        (SLURM | MPI | {"SLURM_STEP_NUM_TASKS": "1"}, Processes(None, 4, 2, 0)),  # mpirun within SLURM.
         (MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Processes(None, 4, 2, 0)),
         (MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Processes(None, 4, 2, None)),
     ],
@@ -211,6 +239,7 @@ def test_a_tpu_is_known_by_its_chips_and_its_library(tmp_path, monkeypatch):
     assert not on_tpu({}, tmp_path)  # No libtpu.
     monkeypatch.setattr("jaxft.processes.find_spec", lambda name: name == "libtpu" or None)
     assert on_tpu({}, tmp_path)
+    assert on_tpu({"JAX_PLATFORMS": "tpu,cpu"}, tmp_path)
     assert not on_tpu({"JAX_PLATFORMS": "cpu"}, tmp_path)
 
 
