@@ -1,15 +1,10 @@
 """A run's state on disk, by Orbax: the newest few and the best are kept, each written whole or not at all."""
 
 import json
-import logging
-import os
-import re
-import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,12 +12,12 @@ from textwrap import shorten
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from jaxft.errors import UserError
+from jaxft.orbax_words import quiet_orbax, why
 from jaxft.paths import by_name
 from jaxft.step import TrainState
 
@@ -94,7 +89,7 @@ def open_checkpoints(folder: Path, keep: int = KEPT) -> Iterator[ocp.CheckpointM
         async_options=ocp.options.AsyncOptions(timeout_secs=TIMEOUT, create_directories_asynchronously=False),
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
     )
-    _quiet_orbax()
+    quiet_orbax()
     manager = ocp.CheckpointManager(folder, options=options)
     for step in manager.all_steps():
         with suppress(Exception):  # A damaged one is `restore`'s to tell of; it is not the best.
@@ -126,7 +121,7 @@ def save(
     step = int(state.step)
     if step in manager.all_steps():
         return
-    arrays = {name: np.asarray(leaf) for name, leaf in by_name(jax.device_get(_plain(state))).items()}
+    arrays = {name: np.asarray(leaf) for name, leaf in by_name(jax.device_get(state)).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise NonFiniteStateError(step, name)
@@ -169,7 +164,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> Restored | None
             except (UserError, MemoryError):
                 raise
             except Exception as error:  # Whatever Orbax says of a folder that is not as it was written.
-                reason = _reason(error) or shorten(str(error), 160)
+                reason = why(error) or shorten(str(error), 160)
                 damaged[step] = f"{folder / str(step)}: cannot be read ({reason})"
                 continue
         return Restored(state, about, tuple(f"{line}; {_set_aside(manager, each)}" for each, line in damaged.items()))
@@ -192,15 +187,14 @@ def _steps(folder: Path) -> list[int]:
 def _read(manager: ocp.CheckpointManager, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """The state and what was saved about it; any exception means damage, but for a UserError: it does not fit."""
     record = _read_about(manager, step)
-    wanted = by_name(_plain(like))
+    wanted = by_name(like)
     _check_fits(f"{manager.directory / str(step)}", record["arrays"], wanted)
     arrays = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
     for name, description in record["arrays"].items():
         if name not in arrays or _describe(arrays[name]) != description:
             raise ValueError(f"{name} is not as it was saved")
-    leaves, treedef = jax.tree.flatten(like)
-    restored = [_like(leaf, arrays[name]) for leaf, name in zip(leaves, wanted, strict=True)]
-    return jax.tree.unflatten(treedef, restored), record["about"]
+    restored = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    return restored, record["about"]
 
 
 def _read_about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -231,19 +225,6 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": zlib.crc32(numbers.data)}
 
 
-def _plain(tree: Any) -> Any:
-    """The tree with the numbers of its typed PRNG keys in their places."""
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _like(leaf: Any, array: np.ndarray) -> Any:
-    return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
-
-
 def _set_aside(manager: ocp.CheckpointManager, step: int) -> str:
     """Move a damaged checkpoint, so that its step can be saved again; returns the words for it."""
     folder = Path(manager.directory)
@@ -262,7 +243,7 @@ def _disk_errors(manager: ocp.CheckpointManager, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error)
+        reason = why(error)
         if reason is None:
             raise
         good = latest_good(manager)
@@ -270,29 +251,3 @@ def _disk_errors(manager: ocp.CheckpointManager, what: str) -> Iterator[None]:
         raise UserError(
             f"{manager.directory}: {what} ({reason}); {left}. Make room there and run again with --resume."
         ) from error
-
-
-def _reason(error: Exception) -> str | None:
-    """The operating system's words for what went wrong; TensorStore gives its number in the text of its own errors."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    found = re.search(r"(?:os_error_code='|OS error )(\d+)", str(error))
-    return os.strerror(int(found[1])) if found else None
-
-
-def _quiet_orbax() -> None:
-    """Keep Orbax's log off the terminal, and what its abandoned writers say of a full disk: `wait` raises it."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_not_orbax)
-    if not (isinstance(sys.unraisablehook, partial) and sys.unraisablehook.func is _print_unraisable):
-        sys.unraisablehook = partial(_print_unraisable, sys.unraisablehook)
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return not re.search(r"orbax[/\\]checkpoint", f"{record.pathname} {record.getMessage()}")
-
-
-def _print_unraisable(print_it: Callable[[Any], Any], unraisable: Any) -> None:
-    # TensorStore calls back into an event loop that Orbax has closed after another writer's failure.
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-        print_it(unraisable)

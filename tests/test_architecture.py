@@ -16,7 +16,7 @@ ORDER = (
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
-    *("optim", "step", "parallel", "build", "checkpoint", "loop"),
+    *("optim", "step", "parallel", "build", "orbax_words", "checkpoint", "loop"),
     *("resume", "report", "run_folder", "console", "stop", "arguments", "train"),
     *("data.grid", "data.preview"),
 )

@@ -99,17 +99,6 @@ def test_every_bit_comes_back(tmp_path):
     assert restored.damaged == ()
 
 
-def test_a_typed_key_comes_back(tmp_path):
-    state = state_at(1)._replace(opt_state=(jax.random.key(3), jax.random.key(4, impl="rbg")))
-    with open_checkpoints(tmp_path) as manager:
-        save(manager, state, {})
-        restored = restore(manager, state)
-    assert restored is not None
-    for key, before in zip(restored.state.opt_state, state.opt_state, strict=True):
-        assert key.dtype == before.dtype
-        np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(before))
-
-
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path, monkeypatch):
     # Its buffers are given to the next step, and the caller's list grows, while they are being written.
     dumps, main = json.dumps, threading.current_thread()
