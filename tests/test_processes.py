@@ -175,7 +175,7 @@ def test_what_one_process_does_not_find_ends_all(photos, tmp_path):
     folders = (photos.parent, tmp_path / "elsewhere")
     processes = [start(*flags, *shared, i, env=env, cwd=folder) for i, folder in enumerate(folders)]
     for process in processes:
-        assert "error: process 1: photos: no such folder" in ended(process, 2)
+        assert "error: process 1: --data photos: no such folder" in ended(process, 2)
     assert not (tmp_path / "run").exists()
 
 
