@@ -133,8 +133,9 @@ def _keep(sharing: Sharing | None, path: Path, rows: Iterator[np.ndarray], write
             write()
     except UserError as error:
         failed = error
-    # What is not written here is still this process's to decode for the others.
-    deque(rows, maxlen=0)
+    if sharing is not None:
+        # What is not written here is still this process's to decode for the others.
+        deque(rows, maxlen=0)
     if not in_all(sharing, failed is None):
         raise failed or UserError("another process could not keep the decoded images: it says why.")
 
