@@ -26,7 +26,7 @@ def quiet_orbax() -> None:
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return not re.search(r"orbax[/\\]checkpoint", f"{record.pathname} {record.getMessage()}")
+    return not re.search(r"orbax[/\\-]checkpoint", f"{record.pathname} {record.getMessage()}")
 
 
 def _print_unraisable(print_it: Callable[[Any], Any], unraisable: Any) -> None:
