@@ -337,14 +337,9 @@ def test_what_may_change_and_what_not(whole, tmp_path, capsys):
     refused(r"config:\n  --epochs: 3 -> 15\n  --batch-size: 100 -> 32", "demo", "--out", out, "--resume", *RUN[4:])
     again = ("--resume", "--out", out, "--force")
     refused("reached step 6, and 2 epochs end with step 4. Pass more --epochs", *again, "--epochs", 2)
-    refused(
-        "checkpoints/6 has no .*, which this run wants. Pass the data and the --arch",
-        *again,
-        "--arch",
-        "resnet34",
-        *SCRATCH,
-    )
-    refused(r"checkpoints/6: .* \(.*\) there, and this run wants .* Pass the --arch", *again, "--width", 8, *SCRATCH)
+    lacks = "checkpoints/6 has no .*, which this run wants. Pass the data and the --arch"
+    refused(lacks, *again, "--arch", "resnet34", *SCRATCH)
+    refused(r"checkpoints/6: .* \(.*\) there, and this run wants .* Pass the data", *again, "--width", 8, *SCRATCH)
     assert (out / "config.json").read_bytes() == config
     capsys.readouterr()
     assert run(*again, "--epochs", 4) == 0
@@ -493,9 +488,8 @@ def test_a_rate_that_is_far_too_high(whole, tmp_path, capsys, how):
     assert re.match(r"error: the loss became non-finite at step (7|8|9) \(", errors)
     good = saved_steps(out)[-1]
     skip = ", or --on-nonfinite skip to leave such updates out" if how == "stop" else ""
-    assert errors.endswith(
-        f"(learning rate 1e+30); the checkpoint of step {good} is good. Pass a smaller --lr{skip}.\n"
-    )
+    left = f"the checkpoint of step {good} is good"
+    assert errors.endswith(f"(learning rate 1e+30); {left}. Pass a smaller --lr{skip}.\n")
     assert errors.count("\n") == 1
     assert_finite(out)
 
