@@ -244,7 +244,7 @@ def shortened(value: Any) -> str:
 
 def gather(array: np.ndarray) -> np.ndarray:
     """Every process's array, of one shape: [...] to [processes, ...]; to every process."""
-    return _across(lambda x: x, np.asarray(array)[None])
+    return _across(_as_it_is, np.asarray(array)[None])
 
 
 def exchange(content: bytes) -> list[bytes]:
@@ -274,19 +274,28 @@ def from_first(tree: Any) -> Any:
     # As bits: they are summed with the others' zeros, and -0.0 + 0.0 is 0.0.
     bits = jax.tree.map(_bits, arrays)
     sent = bits if is_first() else jax.tree.map(np.zeros_like, bits)
-    summed = _across(
-        lambda tree: jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), tree), jax.tree.map(lambda x: x[None], sent)
-    )
+    summed = _across(_summed, jax.tree.map(lambda x: x[None], sent))
     return jax.tree.map(lambda bits, array: bits.view(array.dtype).reshape(array.shape), summed, arrays)
 
 
 def _across(function: Callable, tree: Any) -> Any:
-    """A function of the [processes, ...] that each process's [1, ...] make, over one device of each process."""
+    """A function of the [processes, ...] that each process's [1, ...] make, over one device of each process.
+
+    JAX compiles it once for each shape, if it is the same function each time.
+    """
     firsts = [next(d for d in jax.devices() if d.process_index == i) for i in range(jax.process_count())]
     mesh = Mesh(np.asarray(firsts), ("processes",))
     split, whole = NamedSharding(mesh, P("processes")), NamedSharding(mesh, P())
     placed = jax.tree.map(partial(jax.make_array_from_process_local_data, split), tree)
     return jax.tree.map(np.asarray, jax.jit(function, out_shardings=whole)(placed))
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
+
+
+def _summed(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sum(0, dtype=x.dtype), tree)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

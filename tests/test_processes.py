@@ -5,12 +5,13 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from jaxft.errors import UserError
-from jaxft.processes import Processes, find, launched, on_tpu, reach
+from jaxft.processes import Processes, find, gather, launched, on_tpu, reach
 from runs import (
     ROOT,
     SMALL,
@@ -268,3 +269,18 @@ def test_a_process_0_that_is_not_there():
     port = free_port()
     with pytest.raises(UserError, match=f"localhost:{port}: nobody there after 0.1 seconds .*Start process 0"):
         reach(f"localhost:{port}", 0.1)
+
+
+def test_what_is_gathered_again_is_not_compiled_again():
+    compiled = []
+    array = np.arange(6, dtype=np.uint8)
+    np.testing.assert_array_equal(gather(array), [array])
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        gather(array + 1)
+        again = list(compiled)
+        gather(np.arange(7, dtype=np.uint8))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [name for name in again if "compile" in name]
+    assert [name for name in compiled if "compile" in name]  # Of another shape it is.
