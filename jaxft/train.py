@@ -32,9 +32,10 @@ from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
 from jaxft.data.sources import Splits
 from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
+from jaxft.launch import Processes, find
 from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record, fit
 from jaxft.parallel import all_devices, check_batch_size, free_memory, own, own_places
-from jaxft.processes import Processes, agreed, check_same, find, is_first, joined
+from jaxft.processes import agreed, check_same, is_first, joined
 from jaxft.report import draw_curves, summarise
 from jaxft.resume import Past, about, check_config, check_not_over, data_facts, take_up
 from jaxft.run_folder import (

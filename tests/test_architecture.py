@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
-    *("data.sharing", "processes"),
+    *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft.errors import UserError
-from jaxft.processes import Processes, find, gather, launched, on_tpu, reach
+from jaxft.launch import Processes, find, launched, on_tpu
+from jaxft.processes import gather, reach
 from runs import (
     ROOT,
     SMALL,
@@ -238,7 +239,7 @@ def test_a_tpu_is_known_by_its_chips_and_its_library(tmp_path, monkeypatch):
     assert not on_tpu({}, tmp_path)
     (tmp_path / "accel0").touch()
     assert not on_tpu({}, tmp_path)  # No libtpu.
-    monkeypatch.setattr("jaxft.processes.find_spec", lambda name: name == "libtpu" or None)
+    monkeypatch.setattr("jaxft.launch.find_spec", lambda name: name == "libtpu" or None)
     assert on_tpu({}, tmp_path)
     assert on_tpu({"JAX_PLATFORMS": "tpu,cpu"}, tmp_path)
     assert not on_tpu({"JAX_PLATFORMS": "cpu"}, tmp_path)
