@@ -27,13 +27,12 @@ from jaxft.build import Pretrained, Run, build
 from jaxft.config import Config, ImageConfig, ModelConfig
 from jaxft.data.augment import Batch
 from jaxft.errors import run_command
-from jaxft.parallel import Mode
+from jaxft.parallel import DETERMINISTIC, Mode
 from jaxft.resnet import make_resnet
 from results import Spread, conditions, table, take_turns, write_section
 
 NUM_VIRTUAL = 8
 CLASSES = ("a", "b")
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 class Setting(NamedTuple):

@@ -7,9 +7,11 @@ from pathlib import Path
 import tyro
 
 from configs import PRESETS, preset
+from jaxft.checkpoint import KEPT
 from jaxft.config import Config, by_flag, check, from_json, read_config, to_json
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
 from jaxft.processes import check_same, exchange
+from jaxft.run_folder import holds_run
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Arguments:
     preset, start the run where there is none yet."""
     force: bool = False
     """With --resume: also where the config or the data have changed."""
-    keep: int = 2
+    keep: int = KEPT
     """How many of the newest checkpoints are kept, besides the best."""
     save_minutes: float = 10.0
     """A checkpoint is saved at each epoch's end, and so many minutes after the last one."""
@@ -64,7 +66,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         name, base = Path(path).absolute().parent.name, read_config(Path(path))
     elif words and not words[0].startswith("-"):
         name, base = words[0], preset(words.pop(0))
-    elif "--resume" in words and out is not None and (Path(out) / "config.json").exists():
+    elif "--resume" in words and out is not None and holds_run(Path(out)):
         name, base = Path(out).name, read_config(Path(out) / "config.json")
     else:
         name, base = "" if "--resume" in words else "demo", preset("demo")

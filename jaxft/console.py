@@ -147,26 +147,23 @@ def head_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def announce(config: Config, data: Data, feed: Feed, run: Run, console: Console) -> None:
+def announce(config: Config, data: Data, feed: Feed, run: Run, display: Display) -> None:
     """Say at the start what will run: data, devices, and what trains."""
-    for note in data.notes:
-        console.print(note, highlight=False, markup=False)
     devices = run.devices
-    console.print(
+    most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
+    for line in (
+        *data.notes,
         f"{config.model.arch} (weights {config.model.weights}) on {len(data.train.labels)} training and "
         f"{len(data.test.labels)} test images of {len(data.class_names)} classes; "
         f"{len(devices)} x {devices[0].device_kind}{_in_processes()}, {config.parallel}, "
         f"{jnp.dtype(run.model.dtype).name}",
-        highlight=False,
-        markup=False,
-    )
-    most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
-    console.print(f"input: {data.plan.way}, for {data.plan.why}{most}", highlight=False, markup=False)
-    for note in compute_notes(config, devices[0].platform):
-        console.print(note, highlight=False, markup=False)
-    console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
+        f"input: {data.plan.way}, for {data.plan.why}{most}",
+        *compute_notes(config, devices[0].platform),
+    ):
+        display.say(line)
+    display.console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
     if run.head_rows is not None:
-        console.print(head_table(run.head_rows))
+        display.console.print(head_table(run.head_rows))
 
 
 def compute_notes(config: Config, platform: str) -> Sequence[str]:

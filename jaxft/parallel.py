@@ -15,6 +15,9 @@ from jaxft.errors import UserError, nearest_batch_sizes
 from jaxft.host import free_host_memory
 from jaxft.step import AXIS
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""For XLA_FLAGS, before the first device is touched: a GPU gives the same bits each time."""
+
 Mode = Literal["jit", "pmap"]
 Devices = Sequence[Any]
 """Of jax.Device, which jax declares as a variable: no type to a checker."""
@@ -48,7 +51,7 @@ def all_devices(count: int | None = None) -> Devices:
 
 def own(devices: Devices) -> Devices:
     """Those of the devices that are this process's."""
-    return [device for device in devices if device.process_index == jax.process_index()]
+    return [devices[place] for place in own_places(devices)]
 
 
 def own_places(devices: Devices) -> list[int]:

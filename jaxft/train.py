@@ -34,7 +34,7 @@ from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.launch import Processes, find
 from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record, fit
-from jaxft.parallel import all_devices, check_batch_size, free_memory, own, own_places
+from jaxft.parallel import DETERMINISTIC, all_devices, check_batch_size, free_memory, own, own_places
 from jaxft.processes import agreed, check_same, is_first, joined
 from jaxft.report import draw_curves, summarise
 from jaxft.resume import Past, about, check_config, check_not_over, data_facts, take_up
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     name, arguments = parse(sys.argv[1:] if argv is None else argv)
     if arguments.config.deterministic:
-        # XLA reads it when the first device is touched.
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}"
     flags = Processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
     with joined(find(flags, os.environ), arguments.heartbeat_timeout):
         console = Terminal(soft_wrap=True, quiet=not is_first())
@@ -107,7 +106,7 @@ def command(name: str, arguments: Arguments, display: Display, stack: ExitStack,
     weights = loss_weights(data, config)
     run = build(config, data.class_names, inputs.pretrained, stores=stores(data), class_weights=weights)
     if is_first():
-        announce(config, data, feed, run, display.console)
+        announce(config, data, feed, run, display)
     job = Job(config, data.class_names, facts, inputs.out, display, started)
     out, checkpoints = agreed(lambda: open_outputs(job.out, arguments, stack) if is_first() else (job.out, None))
     return train(job._replace(out=out), arguments, run, feed, checkpoints)
