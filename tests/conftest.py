@@ -27,10 +27,14 @@ install_import_hook([*CHECKED, "jaxft.data", "convert"], "typecheck.typecheck")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """The processes that tests start share what they compile; this one has read its own setting already."""
+def _caches(tmp_path_factory):
+    """The processes that tests start share what they compile and decode, and nothing of the user's.
+
+    This process has read JAX's setting already.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAXFT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 

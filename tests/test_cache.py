@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from disks import on_a_disk
 from jaxft.data import canvas, images
 from jaxft.data.canvas import EvalCrop, decode_set
 from jaxft.data.sources import ArraySource, FileSource
@@ -264,20 +265,13 @@ def test_a_set_larger_than_the_limit_is_refused_and_costs_no_other_its_place(pho
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-# Disks that are full or cannot be written, for real: a file system in memory, in a namespace of its own.
+# Disks that are full or cannot be written, for real.
 
 
-def on_a_small_disk(folder: Path, mount_options: str, code: str) -> str:
+def on_a_small_disk(folder: Path, options: str, code: str) -> str:
     """What `code` prints with a file system in memory mounted at `folder`."""
-    folder.mkdir(exist_ok=True)
-    script = f'mount -t tmpfs -o {mount_options} tmpfs {folder} && exec {sys.executable} -c "$CODE"'
-    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", script]
-    environment = os.environ | {"CODE": textwrap.dedent(code), "FOLDER": str(folder)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    return on_a_disk(folder, options, words, os.environ | {"FOLDER": str(folder)}).stdout
 
 
 TRY = """

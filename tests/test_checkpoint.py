@@ -21,6 +21,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from disks import on_a_disk
 from jaxft.checkpoint import NonFiniteStateError, latest_good, open_checkpoints, restore, save, wait
 from jaxft.errors import UserError
 from jaxft.step import TrainState, init_state
@@ -379,13 +380,8 @@ def words(code: str, *arguments: object) -> list[str]:
 
 def on_a_small_disk(folder: Path, megabytes: int, code: str) -> list[str]:
     """The lines that `code` prints with a file system in memory mounted at `folder`, and nothing but those."""
-    folder.mkdir()
-    mounting = f'mount -t tmpfs -o size={megabytes}m,nr_inodes=200 tmpfs {folder} && exec "$@"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounting, "sh", *words(code, folder)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = on_a_disk(folder, f"size={megabytes}m,nr_inodes=200", words(code, folder), ENVIRONMENT)
+    assert done.stderr == ""
     return done.stdout.splitlines()
 
 

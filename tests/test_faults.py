@@ -20,13 +20,14 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxft.build
 import jaxft.run_folder
+from disks import on_a_disk
 from jaxft.config import to_json
 from jaxft.console import Display
 from jaxft.data.augment import make_augment
 from jaxft.errors import UserError
 from jaxft.run_folder import held, make_new_folder
 from jaxft.train import main, parse
-from runs import ROOT, SMALL, environment, finished, has_records, losses, same_model, start, without_speed
+from runs import SMALL, environment, finished, has_records, losses, same_model, start, without_speed
 
 STEPS = 6
 RUN = ("--epochs", "3", "--batch-size", "100", "--image-size", "32", "--devices", "1")
@@ -37,21 +38,17 @@ FIRST = "going on from the start: it has no checkpoint yet"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every step is compiled once, in this process and in others; no image is decoded twice."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+def compiled_once():
+    """Every step is compiled once, in this process as in others."""
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
     values = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in values}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        patch.setenv("JAXFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for settings in (values, before):
-            for name, value in settings.items():
-                jax.config.update(name, value)
-            reset_cache()
-            if settings is values:
-                yield
+    for settings in (values, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        reset_cache()
+        if settings is values:
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -112,26 +109,19 @@ def wait_until(holds, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-# Disks that are full or cannot be written, for real: a file system in memory, in a namespace of its own.
+# Disks that are full or cannot be written, for real.
 
 
-def on_a_disk(folder: Path, options: str, code: str, *arguments: object) -> str:
+def printed_on_a_disk(folder: Path, options: str, code: str, *arguments: object) -> str:
     """What `code` prints with a file system in memory mounted at `folder`."""
-    folder.mkdir()
     head = "import subprocess, sys\nfrom pathlib import Path\nfrom test_faults import *\nfolder = Path(sys.argv[1])\n"
     tail = """
         def mount_again(options):
             subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
     """
-    words = [sys.executable, "-c", head + textwrap.dedent(tail) + textwrap.dedent(code), str(folder)]
-    mounting = f'mount -t tmpfs -o {options} tmpfs {folder} && exec "$@"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounting, "sh", *words, *map(str, arguments)]
-    env = environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    program = head + textwrap.dedent(tail) + textwrap.dedent(code)
+    words = [sys.executable, "-c", program, str(folder), *map(str, arguments)]
+    return on_a_disk(folder, options, words, environment()).stdout
 
 
 @pytest.mark.slow
@@ -150,7 +140,7 @@ def test_a_disk_that_fills_up_under_the_checkpoints(whole, tmp_path):
         assert f"going on from step {good}" in finished("--resume", "--out", out)
         assert same_run(out, whole)
     """
-    on_a_disk(tmp_path / "disk", "size=13m", code, whole)
+    printed_on_a_disk(tmp_path / "disk", "size=13m", code, whole)
 
 
 @pytest.mark.slow
@@ -169,7 +159,7 @@ def test_a_disk_that_is_full_when_the_results_are_written(whole, tmp_path):
         assert (out / "metrics.jsonl").read_bytes() == before
         assert {path.name for path in out.iterdir()} == names | {"model.safetensors", "summary.json", "curves.png"}
     """
-    on_a_disk(tmp_path / "disk", "size=7m", code)
+    printed_on_a_disk(tmp_path / "disk", "size=7m", code)
 
 
 @pytest.mark.slow
@@ -214,7 +204,7 @@ def test_a_disk_that_can_only_be_read(tmp_path):
     config = tmp_path / "config.json"
     _, arguments = parse(RUN)
     config.write_text(to_json(arguments.config))
-    lines = on_a_disk(tmp_path / "disk", "size=1m", code, config).splitlines()
+    lines = printed_on_a_disk(tmp_path / "disk", "size=1m", code, config).splitlines()
     old, new = tmp_path / "disk/old", tmp_path / "disk/new/run"
     again = f"Put that right and go on with --resume --out {old}: what is in its checkpoints is good."
     assert lines == [

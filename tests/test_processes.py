@@ -35,13 +35,6 @@ TWO_EPOCHS = ("--epochs", 2, "--precision", "float32")
 HEARTBEAT = 10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """The run that all others must be: one process, one device."""
