@@ -48,6 +48,10 @@ class Arguments:
     def __post_init__(self) -> None:
         check(self.keep >= 1, f"--keep {self.keep}: must be at least 1.")
         check(self.save_minutes > 0, f"--save-minutes {self.save_minutes}: must be more than 0, e.g. 10.")
+        check(
+            self.num_processes is None or self.num_processes >= 1,
+            f"--num-processes {self.num_processes}: must be at least 1.",
+        )
         check(self.heartbeat_timeout >= 1, f"--heartbeat-timeout {self.heartbeat_timeout}: must be at least 1.")
         check(self.resume or not self.force, "--force goes with --resume.")
 
@@ -75,7 +79,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         prog="python -m jaxft.train [PRESET | --config RUN/config.json]",
         description=f"Fine-tune a ResNet on photographs. PRESET is one of {', '.join(PRESETS)}; demo when left out. "
         "--config runs a finished run again, --resume --out RUN carries a stopped one on. Flags change either; the "
-        f"defaults below are those of {name}.",
+        f"defaults below are those of {name or 'demo'}.",
         args=words,
         default=Arguments(base),
         config=(tyro.conf.OmitArgPrefixes,),

@@ -13,10 +13,15 @@ NO_FONTS = ("Last Resort",)  # It has every letter, and draws them all as the sa
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure; letters that no installed font has become boxes, without a warning."""
+    """Write a figure, whole or not at all; letters that no installed font has become boxes, without a warning."""
+    scratch = path.with_name(f".{path.name}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(Glyph|Matplotlib currently does not support)")
-        figure.savefig(path, dpi=dpi)
+        try:
+            figure.savefig(scratch, dpi=dpi, format=path.suffix.removeprefix(".") or "png")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def families_for(text: str) -> list[str]:

@@ -520,6 +520,7 @@ def test_updates_that_are_left_out_are_counted_where_one_looks(tmp_path, capsys,
         (["--save-minutes", "nan"], "--save-minutes nan: must be more than 0"),
         (["--force"], "--force goes with --resume."),
         (["--heartbeat-timeout", 0], "--heartbeat-timeout 0: must be at least 1."),
+        (["--num-processes", 0], "--num-processes 0: must be at least 1."),
         (["--process-id", 0], "--coordinator, --num-processes and --process-id go together"),
         (["--resume"], "--resume needs the run's folder. Pass --out RUN."),
         (
