@@ -5,9 +5,10 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -99,16 +100,28 @@ def unwrap_keys(state_dict: Mapping[str, np.ndarray], path: Path) -> dict[str, n
 
 def load_safetensors(path: Path, source: str) -> Weights:
     """A .safetensors file, with the class names in its metadata or in classes.json beside it; needs no torch."""
-    try:
-        with safe_open(path, framework="np") as file:
-            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            classes = (file.metadata() or {}).get("classes")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole .safetensors file ({error}). Fetch or write it again.") from None
+    with _opened(path) as file:
+        state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        classes = (file.metadata() or {}).get("classes")
     beside = path.with_name("classes.json")
     if classes is None and path.name == MODEL_FILE and beside.exists():
         classes = beside.read_text(encoding="utf-8")
     return Weights(state_dict, None if classes is None else tuple(json.loads(classes)), source)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file; its tensors are not read."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole .safetensors file ({error}). Fetch or write it again.") from None
 
 
 def load_pth(path: Path) -> dict[str, np.ndarray]:

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 from orbax.checkpoint import CheckpointManager
 
 from convert.pretrained import load_pretrained
-from convert.torchvision import to_state_dict
-from convert.weights import save_weights
 from jaxft.arguments import Arguments, parse, same_everywhere
 from jaxft.build import Pretrained, Run, build
 from jaxft.checkpoint import NonFiniteStateError, latest_good, open_checkpoints, restore, save, wait
@@ -34,6 +32,7 @@ from jaxft.download import cache_folder
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.launch import Processes, find
 from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record, fit
+from jaxft.model_file import describe_model, save_model
 from jaxft.parallel import DETERMINISTIC, all_devices, check_batch_size, free_memory, own, own_places
 from jaxft.processes import agreed, check_same, is_first, joined
 from jaxft.report import draw_curves, summarise
@@ -215,24 +214,14 @@ def write_results(job: Job, state: TrainState, records: Sequence[Record], second
     """Write the model, the summary and the figure, and say how it went."""
     config, out = job.config, job.out
     with writing(out):
-        save_model(state, job.class_names, config, out)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        save_model(out / "model.safetensors", variables, describe_model(config, job.class_names))
         summary = summarise(records, seconds, run.devices)
         replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         draw_curves(
             records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}"
         )
     job.display.finished(summary, out)
-
-
-def save_model(state: TrainState, class_names: Sequence[str], config: Config, out: Path) -> None:
-    """Write model.safetensors: torchvision's layout, with the class names in its metadata."""
-    state_dict = to_state_dict({"params": state.params, "batch_stats": state.batch_stats})
-    metadata = {
-        "arch": config.model.arch,
-        "width": str(config.model.width),
-        "image_size": str(config.images.image_size),
-    }
-    save_weights(out / "model.safetensors", state_dict, classes=tuple(class_names), metadata=metadata)
 
 
 def explain(error: NonFiniteLossError, config: Config, checkpoints: CheckpointManager | None) -> int:

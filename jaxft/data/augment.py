@@ -5,7 +5,7 @@ image. Randomness follows the example: an image's draws come from the key and it
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key, Num, UInt8
 from jaxft.data.augment_spec import Ops, mixes, parse_augment
 from jaxft.data.colour import jitter, randaugment
 from jaxft.data.crops import Weights, crop_weights, eval_box, mirror, resample, sample_box
+from jaxft.data.images import EvalResize
 from jaxft.data.mixing import Mix, cutmix, erase_mask, mix_images, mixup, one_of, partners
 from jaxft.errors import UserError, nearest_batch_sizes
 
@@ -25,7 +26,6 @@ DRAWS = {"vflip": 2, "jitter": 3, "randaugment": 4, "erase": 5, "mixup": 6, "cut
 the same two keys."""
 
 Keys = Key[Array, " b"]
-EvalResize = Literal["short", "squash"]
 
 
 class Batch(NamedTuple):

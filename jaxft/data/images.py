@@ -45,6 +45,10 @@ LANCZOS = ResizeOptions(ResizeAlg.convolution(FilterType.lanczos3))
 _alone = threading.Lock()
 
 
+EvalResize = Literal["short", "squash"]
+"""Before the centre crop of evaluation: the short side to its size, or both sides."""
+
+
 class Canvas(NamedTuple):
     """For training: the whole photograph squeezed by Lanczos into a square of `size` pixels."""
 
@@ -55,7 +59,12 @@ class EvalCrop(NamedTuple):
     """For evaluation: torchvision's Resize, short side or both sides to 256/224 of `size`, and CenterCrop(size)."""
 
     size: int
-    resize: Literal["short", "squash"]
+    resize: EvalResize
+
+    @property
+    def resized(self) -> int:
+        """The side before the crop, in pixels."""
+        return round(self.size * 256 / 224)
 
 
 Recipe = Canvas | EvalCrop
@@ -210,7 +219,7 @@ def eval_crop(image: PIL.Image.Image, crop: EvalCrop) -> UInt8[np.ndarray, "{cro
     Raises:
         BadImageError: so long and thin that the resized photograph would fill the memory.
     """
-    resized = round(crop.size * 256 / 224)
+    resized = crop.resized
     width, height = image.size
     if crop.resize == "squash":
         width, height = resized, resized
