@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.classifier import Classifier as Classifier
     from jaxft.model_file import load as load
+    from jaxft.training import fit as fit
 
 __version__ = "0.1.0"
 
 # Fetched when they are asked for: `import jaxft` alone stays cheap.
 _PLACES = {
     "Classifier": "jaxft.classifier",
+    "fit": "jaxft.training",
     "load": "jaxft.model_file",
 }
 

@@ -1,6 +1,7 @@
 """One step body over all devices, compiled by jit(shard_map) or by pmap; how state and batches are laid out for it."""
 
 import inspect
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -16,11 +17,17 @@ from jaxft.host import free_host_memory
 from jaxft.step import AXIS
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""For XLA_FLAGS, before the first device is touched: a GPU gives the same bits each time."""
 
 Mode = Literal["jit", "pmap"]
 Devices = Sequence[Any]
 """Of jax.Device, which jax declares as a variable: no type to a checker."""
+
+
+def make_deterministic() -> None:
+    """Have a GPU give the same bits each time; call it before JAX touches a device."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}"
 
 
 def local_devices(count: int | None = None) -> Devices:
