@@ -5,6 +5,7 @@ Source: torchvision/models/resnet.py. `v1.5`: a bottleneck's stride is on its 3x
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -247,3 +248,10 @@ def make_resnet(arch: str, num_classes: int = 1000, width: int = 64, **kwargs: A
     if arch not in ARCHS:
         raise UserError(f"--arch {arch}: no such architecture. Choose one of {', '.join(ARCHS)}.")
     return ResNet(ARCHS[arch], num_classes=num_classes, width=width, **kwargs)
+
+
+resnet18 = partial(make_resnet, "resnet18")
+resnet34 = partial(make_resnet, "resnet34")
+resnet50 = partial(make_resnet, "resnet50")
+resnet101 = partial(make_resnet, "resnet101")
+resnet152 = partial(make_resnet, "resnet152")
