@@ -11,19 +11,29 @@ if TYPE_CHECKING:
     from convert.pretrained import load_torchvision as load_torchvision
     from jaxft.classifier import Classifier as Classifier
     from jaxft.classifier import Prediction as Prediction
+    from jaxft.classifier import Scores as Scores
     from jaxft.config import Config as Config
     from jaxft.config import ImageConfig as ImageConfig
     from jaxft.config import ModelConfig as ModelConfig
     from jaxft.config import OptimConfig as OptimConfig
+    from jaxft.data.augment import Augmented as Augmented
     from jaxft.data.augment import Batch as Batch
     from jaxft.data.augment import EvalBatch as EvalBatch
     from jaxft.data.augment import make_augment as make_augment
+    from jaxft.data.canvas import Decoded as Decoded
+    from jaxft.data.canvas import decode_set as decode_set
+    from jaxft.data.folders import open_folder as open_folder
+    from jaxft.data.images import Canvas as Canvas
+    from jaxft.data.images import EvalCrop as EvalCrop
     from jaxft.data.sources import ArraySource as ArraySource
     from jaxft.data.sources import FileSource as FileSource
+    from jaxft.data.sources import Source as Source
     from jaxft.data.sources import Splits as Splits
     from jaxft.errors import UserError as UserError
     from jaxft.loop import Record as Record
+    from jaxft.model_file import Description as Description
     from jaxft.model_file import load as load
+    from jaxft.model_file import save_model as save_model
     from jaxft.optim import make_optimizer as make_optimizer
     from jaxft.optim import rate_labels as rate_labels
     from jaxft.options import Options as Options
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
     from jaxft.resnet import resnet152 as resnet152
     from jaxft.session import DivergedError as DivergedError
     from jaxft.session import Result as Result
+    from jaxft.step import EvalSums as EvalSums
     from jaxft.step import Metrics as Metrics
     from jaxft.step import TrainState as TrainState
     from jaxft.step import init_state as init_state
@@ -53,19 +64,22 @@ __version__ = "0.1.0"
 _PLACES = {
     "configs": ("preset",),
     "convert.pretrained": ("load_torchvision",),
-    "jaxft.classifier": ("Classifier", "Prediction"),
+    "jaxft.classifier": ("Classifier", "Prediction", "Scores"),
     "jaxft.config": ("Config", "ImageConfig", "ModelConfig", "OptimConfig"),
-    "jaxft.data.augment": ("Batch", "EvalBatch", "make_augment"),
-    "jaxft.data.sources": ("ArraySource", "FileSource", "Splits"),
+    "jaxft.data.augment": ("Augmented", "Batch", "EvalBatch", "make_augment"),
+    "jaxft.data.canvas": ("Decoded", "decode_set"),
+    "jaxft.data.folders": ("open_folder",),
+    "jaxft.data.images": ("Canvas", "EvalCrop"),
+    "jaxft.data.sources": ("ArraySource", "FileSource", "Source", "Splits"),
     "jaxft.errors": ("UserError",),
     "jaxft.loop": ("Record",),
-    "jaxft.model_file": ("load",),
+    "jaxft.model_file": ("Description", "load", "save_model"),
     "jaxft.optim": ("make_optimizer", "rate_labels"),
     "jaxft.options": ("Options",),
     "jaxft.parallel": ("local_devices", "over_devices", "put_batch", "put_replicated"),
     "jaxft.resnet": ("ResNet", "make_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     "jaxft.session": ("DivergedError", "Result"),
-    "jaxft.step": ("Metrics", "TrainState", "init_state", "make_eval_step", "make_train_step"),
+    "jaxft.step": ("EvalSums", "Metrics", "TrainState", "init_state", "make_eval_step", "make_train_step"),
     "jaxft.training": ("fit",),
 }
 

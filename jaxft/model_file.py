@@ -51,9 +51,9 @@ def to_metadata(description: Description) -> dict[str, str]:
     }
 
 
-def save_model(path: Path, variables: Mapping[str, Any], description: Description) -> None:
+def save_model(path: str | Path, variables: Mapping[str, Any], description: Description) -> None:
     """Write the variables {"params", "batch_stats"} in torchvision's layout, whole or not at all."""
-    save_weights(path, to_state_dict(variables), metadata=to_metadata(description))
+    save_weights(Path(path), to_state_dict(variables), metadata=to_metadata(description))
 
 
 def load(path: str | Path, *, precision: str = "auto", devices: int | None = None) -> Classifier:

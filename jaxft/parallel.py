@@ -83,7 +83,7 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         raise UserError(f"--batch-size {batch_size} does not split over {num_devices} devices. Pass {nearest}.")
 
 
-def over_devices(step: Callable, devices: Devices, mode: Mode, *, donate: bool) -> Callable:
+def over_devices(step: Callable, devices: Devices, mode: Mode = "jit", *, donate: bool = False) -> Callable:
     """Compile a step `(replicated, split batch, ...replicated) -> replicated` for these devices.
 
     Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
@@ -106,7 +106,7 @@ def mesh_of(devices: Devices) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def put_batch(batch: Any, devices: Devices, mode: Mode) -> Any:
+def put_batch(batch: Any, devices: Devices, mode: Mode = "jit") -> Any:
     """Arrays of [b, ...] on the host to the devices, an even part each; returns before the copy is done.
 
     Of several processes each brings its own devices' part.

@@ -170,22 +170,20 @@ class ResNet(nn.Module):
     """A ResNet of torchvision: images in, logits out.
 
     With "intermediates" mutable, `apply` also gives what each of `STAGES` put out and "pooled", the head's input.
-
-    Args:
-        arch: what to build; see `ARCHS`.
-        num_classes: rows of the classifier `fc`.
-        width: channels of the stem; torchvision's are 64.
-        frozen: stages that train nothing; their BatchNorm runs on stored statistics and keeps them.
-        axis_name: the mesh axis over which BatchNorm's statistics are averaged; None for each device's own.
-        dtype: of the computation; parameters, statistics and logits are float32 also where it is bfloat16.
     """
 
     arch: Architecture
+    """What to build; see `ARCHS`."""
     num_classes: int = 1000
+    """Rows of the classifier `fc`."""
     width: int = 64
+    """Channels of the stem; torchvision's are 64."""
     frozen: tuple[str, ...] = ()
+    """Stages that train nothing; their BatchNorm runs on stored statistics and keeps them."""
     axis_name: str | None = None
+    """The mesh axis over which BatchNorm's statistics are averaged; None for each device's own."""
     dtype: Any = jnp.float32
+    """Of the computation; parameters, statistics and logits are float32 also where it is bfloat16."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:

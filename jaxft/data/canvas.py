@@ -89,7 +89,7 @@ def decode_set(
     source: Source,
     recipe: Recipe,
     *,
-    cache_dir: Path | None,
+    cache_dir: Path | None = None,
     cache_limit: int = cache.LIMIT_BYTES,
     skip_bad: bool = False,
     progress: Progress | None = None,

@@ -59,7 +59,7 @@ class EvalCrop(NamedTuple):
     """For evaluation: torchvision's Resize, short side or both sides to 256/224 of `size`, and CenterCrop(size)."""
 
     size: int
-    resize: EvalResize
+    resize: EvalResize = "short"
 
     @property
     def resized(self) -> int:

@@ -119,7 +119,7 @@ class Splits(NamedTuple):
 
     train: Source
     test: Source
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def split_source(source: Source, *, where: str, lacks: str, val_fraction: float, seed: int) -> Splits:
