@@ -44,7 +44,7 @@ def load_torchvision(
         arch: such as "resnet18".
         num_classes: of a new classifier, drawn with `key` (Xavier); when None the file's own is kept.
         key: for the new classifier.
-        weights: as --weights: torchvision's official file (fetched once), hf:OWNER/REPO, a file or a run's folder.
+        weights: torchvision, its official file (IMAGENET1K_V1, fetched once), hf:OWNER/REPO, a file or a run's folder.
         cache_dir: where downloads are kept; ~/.cache/jaxft when None.
 
     Raises:

@@ -43,12 +43,15 @@ class Scores(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of one image: probabilities, or the reason why there are none. `crop` is what the network saw."""
+    """Of one image: probabilities, or the reason why there are none."""
 
     probabilities: Float[np.ndarray, " k"] | None
     bad: str | None = None
+    """Why the image cannot be decoded."""
     crop: UInt8[np.ndarray, "s s 3"] | None = None
+    """What the network saw."""
     maps: Float[np.ndarray, "h w k"] | None = None
+    """As in Scores, where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,15 @@ class Classifier:
     """A network, its class names and how it wants its images; nothing in it changes. Made by `jaxft.load`."""
 
     model: ResNet
+    """With nothing frozen and no mesh axis, whatever it was in training."""
     variables: Any
     """{"params", "batch_stats"}, on every one of `devices`."""
     class_names: tuple[str, ...]
+    """A name for each column of the probabilities."""
     recipe: EvalCrop
+    """How a photograph becomes the square that the network sees."""
     devices: Devices
+    """Each batch is split over them."""
 
     def predict(self, images: Image | Sequence[Image], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Probabilities, float32 [n, k]; of one image, [k].

@@ -19,6 +19,7 @@ from jaxft.step import AXIS
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 Mode = Literal["jit", "pmap"]
+"""How a step is compiled for all devices: jit with shard_map, or pmap. The numbers are the same."""
 Devices = Sequence[Any]
 """Of jax.Device, which jax declares as a variable: no type to a checker."""
 
@@ -84,9 +85,14 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
 
 
 def over_devices(step: Callable, devices: Devices, mode: Mode = "jit", *, donate: bool = False) -> Callable:
-    """Compile a step `(replicated, split batch, ...replicated) -> replicated` for these devices.
+    """Compile a step for these devices; all of them together do it as one would.
 
-    Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
+    Args:
+        step: `(state, batch, …) -> …`, as one device sees it: its part of the batch, and the rest whole. It averages or
+            sums over the axis "data", so that what it returns is the same everywhere.
+        devices: such as `local_devices` gives.
+        mode: the same for `put_batch`.
+        donate: the first argument's buffers are reused for the result; it cannot be read afterwards.
     """
     donated = (0,) if donate else ()
     rest = len(inspect.signature(step).parameters) - 2
@@ -107,7 +113,7 @@ def mesh_of(devices: Devices) -> Mesh:
 
 
 def put_batch(batch: Any, devices: Devices, mode: Mode = "jit") -> Any:
-    """Arrays of [b, ...] on the host to the devices, an even part each; returns before the copy is done.
+    """Arrays [b, …] on the host to the devices, an even part each; returns before the copy is done.
 
     Of several processes each brings its own devices' part.
     """
@@ -132,7 +138,7 @@ def put_shared(tree: Any, devices: Devices) -> Any:
 
 
 def put_replicated(tree: Any, devices: Devices) -> Any:
-    """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
+    """A copy of the tree on every device, such as a step's state: nobody else owns it, so that it may be donated."""
     return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))
 
 

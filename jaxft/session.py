@@ -38,9 +38,11 @@ class Result(NamedTuple):
     """A run that has ended or, with no summary, was stopped by a signal and can be resumed."""
 
     out: Path
+    """The run's folder."""
     records: Sequence[Record]
+    """As metrics.jsonl has them; of a resumed run, from its beginning."""
     summary: dict[str, Any] | None
-    """As summary.json has it."""
+    """As summary.json has it: final_accuracy, best_accuracy, train_images_per_second and others."""
 
 
 class Job(NamedTuple):

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
 from jaxft.data.sources import Splits
+from jaxft.loop import Record
 from jaxft.options import Options
 from jaxft.parallel import all_devices, check_batch_size, free_memory, make_deterministic, own, own_places
 from jaxft.processes import agreed, check_same, exchange, is_first
@@ -50,7 +51,7 @@ def fit(
     *,
     out: str | Path | None = None,
     data: Splits | None = None,
-    callback: Watcher | None = None,
+    callback: Callable[[Record], None] | None = None,
     verbose: bool = True,
     resume: bool = False,
     options: Options | None = None,
@@ -64,10 +65,10 @@ def fit(
         config: what the run is; `jaxft.preset("folder")` gives one to `dataclasses.replace`.
         out: the run's folder; runs/run-DATE-TIME when None.
         data: training and test images of your own, in place of those that `config.data` names.
-        callback: is given each record of metrics.jsonl: step, epoch, split, loss, accuracy, images_per_second.
+        callback: is given each record of metrics.jsonl as it is made; what it raises ends the run.
         verbose: print what the command prints.
         resume: carry on the run in `out`, or start it where there is none.
-        options: the command's other options.
+        options: the command's other options; `out` and `resume` are taken from the arguments above.
 
     Raises:
         UserError: what can be mended, as the command says it.
