@@ -22,7 +22,7 @@ DOCUMENTS = COPIED | {"docs/library.md": "library.md"}
 """Where the site has what README.md links to."""
 HELP_COLUMNS = 80
 NO_CONTENTS = "---\nhide: [toc]\n---\n"
-"""For pages without headings: the width is theirs."""
+"""For pages that have no headings, or wide tables: the width is theirs."""
 
 
 class Page(NamedTuple):
@@ -49,7 +49,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The files of docs/ and the pages made here."""
     made = {page.path: page.text for page in readme_pages()}
-    made |= {path: read(name) for name, path in COPIED.items()} | {"commands.md": commands_page()}
+    made |= {path: NO_CONTENTS + read(name) for name, path in COPIED.items()} | {"commands.md": commands_page()}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files

@@ -100,6 +100,8 @@ def test_the_loop_leaves_a_model_that_torchvision_runs_alike(home, ran):
     names = ran(code)
     model = torchvision.models.resnet18(num_classes=2).eval()
     model.load_state_dict(load_file(home / "mine.safetensors"), strict=True)
+    assert names["state"].step == 2
+    np.testing.assert_array_equal(model.fc.weight.detach(), names["state"].params["fc"]["kernel"].T)
     prepare = torchvision.transforms.Compose(
         [
             torchvision.transforms.Resize(37),
