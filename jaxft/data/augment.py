@@ -77,7 +77,7 @@ def make_augment(spec: Sequence[str], image_size: int, eval_resize: EvalResize =
     It is pure, and made for inside the compiled step; what the spec leaves out is not computed.
 
     Args:
-        spec: a preset's name, or ops in any order, e.g. `("crop=0.35", "flip", "jitter")`: see `ImageConfig.augment`.
+        spec: a preset, `("light",)`, or ops in any order, `("crop=0.35", "flip")`; `ImageConfig.augment` lists both.
         image_size: side of the square that the network sees, in pixels.
         eval_resize: without `crop` among the ops, the crop is evaluation's, after this.
 
