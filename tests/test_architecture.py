@@ -17,7 +17,7 @@ ORDER = (
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
-    *("loop", "resume", "report", "run_folder", "console", "stop", "options", "session", "training"),
+    *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options", "session", "training"),
     *("arguments", "train"),
     *("data.grid", "data.preview"),
 )
