@@ -9,7 +9,10 @@ EXIT_MISTAKE = 2
 EXIT_NONFINITE = 3
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
-INTERRUPTED = "interrupted before training: nothing was saved"
+EXIT_PIPE = 141
+"""As of a process that SIGPIPE ended: who read what it printed has gone, as `head` does."""
+
+BEFORE_TRAINING = "interrupted before training: nothing was saved"
 
 
 class UserError(ValueError):
@@ -22,14 +25,17 @@ def nearest_batch_sizes(batch_size: int, multiple: int) -> str:
     return " or ".join(f"--batch-size {size}" for size in (below, above) if size)
 
 
-def run_command(command: Callable[[], int]) -> NoReturn:
-    """Run a command line and exit with its status; a UserError becomes one message and exit status 2."""
+def run_command(command: Callable[[], int], *, interrupted: str = "interrupted") -> NoReturn:
+    """Run a command line and exit with its status; a UserError becomes one message and exit status 2.
+
+    `interrupted` is what Ctrl-C has it say.
+    """
     try:
         status = command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxft.data.sharing import Sharing
-from jaxft.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED, INTERRUPTED, UserError
+from jaxft.errors import BEFORE_TRAINING, EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STOPPED, UserError
 from jaxft.launch import Processes, local_device_ids
 
 CONNECT_SECONDS = 300
@@ -104,7 +104,7 @@ def _end(error: BaseException) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE
     elif isinstance(error, KeyboardInterrupt):
-        print(INTERRUPTED, file=sys.stderr)
+        print(BEFORE_TRAINING, file=sys.stderr)
         status = EXIT_INTERRUPTED
     elif isinstance(error, jax.errors.JaxRuntimeError | ValueError) and LOST.search(str(error)):
         print(

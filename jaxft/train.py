@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxft.arguments import parse
 from jaxft.console import Display, Terminal
-from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED, run_command
+from jaxft.errors import BEFORE_TRAINING, EXIT_NONFINITE, EXIT_STOPPED, run_command
 from jaxft.launch import Processes, find
 from jaxft.parallel import make_deterministic
 from jaxft.processes import is_first, joined
@@ -40,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, interrupted=BEFORE_TRAINING)
