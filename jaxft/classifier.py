@@ -91,13 +91,17 @@ class Classifier:
         return rows[0] if one else rows
 
     def stream(
-        self, items: Sequence[Encoded], *, batch_size: int = BATCH_SIZE, with_maps: bool = False
+        self, items: Sequence[Image], *, batch_size: int = BATCH_SIZE, with_maps: bool = False
     ) -> Generator[Prediction, None, None]:
         """A prediction an image, in order; decoded on all cores while the devices compute, in bounded memory."""
         waiting: deque[tuple[list[Decoded], Scores | None]] = deque()
         cores = num_cores()
         ahead = in_order(
-            lambda i: render(items[i], self.recipe), 0, len(items), threads=cores, ahead=batch_size + AHEAD * cores
+            lambda i: render(encoded(items[i]), self.recipe),
+            0,
+            len(items),
+            threads=cores,
+            ahead=batch_size + AHEAD * cores,
         )
         with quiet(), closing(ahead) as decoded:
             while group := [(pixels, bad) for pixels, _, bad in islice(decoded, batch_size)]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
-    *("data.images", "data.sources", "data.folders", "data.table", "data.prepared", "data.tfds"),
+    *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
@@ -20,6 +20,7 @@ ORDER = (
     *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options", "session", "training"),
     *("arguments", "train"),
     *("data.grid", "data.preview"),
+    *("heat_maps", "rows", "predict"),
 )
 COMMANDS = {"arguments", "model_file", "training", "data.check", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
@@ -37,6 +38,8 @@ ALLOWED = {
     "training": {"orbax"},
     "data.grid": {"matplotlib"},
     "data.preview": {"tyro"},
+    "rows": {"rich"},
+    "predict": {"rich", "tyro"},
 }
 
 

@@ -50,7 +50,7 @@ def _open(folder: Path, val_fraction: float, seed: int) -> Splits:
         return _split(_read_classes(folder), folder, val_fraction, seed)
     train = _read_classes(train_folder)
     used = ("train", *(entry.name for entry in test_folders[:1]))
-    unused = [entry.name for entry in _visible(folder) if entry.name not in used]
+    unused = [entry.name for entry in visible(folder) if entry.name not in used]
     notes = (f"not used in {shown(folder)}: {some(unused)}",) if unused else ()
     if not test_folders:
         splits = _split(train, train_folder, val_fraction, seed)
@@ -70,7 +70,7 @@ def _check_folder(folder: Path) -> None:
     parent = folder.parent
     while not parent.is_dir():
         parent = parent.parent
-    neighbours = [entry.name for entry in _visible(parent) if entry.is_dir()]
+    neighbours = [entry.name for entry in visible(parent) if entry.is_dir()]
     close = difflib.get_close_matches(folder.relative_to(parent).parts[0], neighbours, n=1)
     hint = f"Did you mean {shown(parent / close[0])}?" if close else "Pass a folder of class folders."
     raise UserError(f"--data {shown(folder)}: no such folder; {shown(parent)} is there. {hint}")
@@ -90,16 +90,16 @@ def _read_classes(folder: Path) -> ClassFolders:
     """The images of each class folder in a folder, sorted by name."""
     files: dict[str, list[Path]] = {}
     ignored: list[Path] = []
-    for class_folder in _visible(folder):
+    for class_folder in visible(folder):
         if not class_folder.is_dir():
             ignored.append(Path(class_folder))
             continue
-        entries = _visible(Path(class_folder))
-        images = [Path(entry) for entry in entries if _is_image(entry)]
+        entries = visible(Path(class_folder))
+        images = [Path(entry) for entry in entries if is_image(entry)]
         if not images:
             raise UserError(_no_image_message(Path(class_folder), entries))
         files[shown(class_folder.name)] = images
-        ignored += [Path(entry) for entry in entries if not _is_image(entry)]
+        ignored += [Path(entry) for entry in entries if not is_image(entry)]
     if not files:
         raise UserError(
             f"{shown(folder)} has no class folders. Put the images of each class into a folder: CLASS/*.jpg."
@@ -125,17 +125,17 @@ def _no_image_message(class_folder: Path, entries: Sequence[os.DirEntry[str]]) -
     )
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def visible(folder: Path | str) -> list[os.DirEntry[str]]:
     """The entries of a folder by name, hidden ones left out."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def _holds_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in _visible(folder))
+    return any(entry.is_dir() for entry in visible(folder))
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
+def is_image(entry: os.DirEntry[str]) -> bool:
     """By its name, as torchvision does; a broken link counts, so that decoding names it."""
     return entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir() and (entry.is_file() or entry.is_symlink())
 
