@@ -65,7 +65,12 @@ class Spread(NamedTuple):
 def take_turns(turns: int, *sides: Callable[[], float]) -> list[Spread]:
     """Each side's figure, the sides taking turns; the first turn of each is not counted."""
     figures = np.array([[side() for side in sides] for _ in range(turns + 1)])[1:]
-    return [Spread(float(np.median(column)), float(column.min()), float(column.max())) for column in figures.T]
+    return [spread(column) for column in figures.T]
+
+
+def spread(figures: Sequence[float] | np.ndarray) -> Spread:
+    """Their median, least and most."""
+    return Spread(float(np.median(figures)), float(np.min(figures)), float(np.max(figures)))
 
 
 def _digits(value: float) -> str:
