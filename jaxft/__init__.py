@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jaxft.data.sources import Source as Source
     from jaxft.data.sources import Splits as Splits
     from jaxft.errors import UserError as UserError
-    from jaxft.loop import Record as Record
     from jaxft.model_file import Description as Description
     from jaxft.model_file import load as load
     from jaxft.model_file import save_model as save_model
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from jaxft.parallel import over_devices as over_devices
     from jaxft.parallel import put_batch as put_batch
     from jaxft.parallel import put_replicated as put_replicated
+    from jaxft.records import Record as Record
     from jaxft.resnet import ResNet as ResNet
     from jaxft.resnet import make_resnet as make_resnet
     from jaxft.resnet import resnet18 as resnet18
@@ -72,11 +72,11 @@ _PLACES = {
     "jaxft.data.images": ("Canvas", "EvalCrop"),
     "jaxft.data.sources": ("ArraySource", "FileSource", "Source", "Splits"),
     "jaxft.errors": ("UserError",),
-    "jaxft.loop": ("Record",),
     "jaxft.model_file": ("Description", "load", "save_model"),
     "jaxft.optim": ("make_optimizer", "rate_labels"),
     "jaxft.options": ("Options",),
     "jaxft.parallel": ("local_devices", "over_devices", "put_batch", "put_replicated"),
+    "jaxft.records": ("Record",),
     "jaxft.resnet": ("ResNet", "make_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     "jaxft.session": ("DivergedError", "Result"),
     "jaxft.step": ("EvalSums", "Metrics", "TrainState", "init_state", "make_eval_step", "make_train_step"),

@@ -210,7 +210,12 @@ def differences(before: Config, after: Config) -> dict[str, str]:
 
 def by_flag(config: Config) -> dict[str, Any]:
     """The config's values by the flags that set them."""
-    return {f"--{name.replace('_', '-')}": value for name, value in _flat(dataclasses.asdict(config)).items()}
+    return flags_of(dataclasses.asdict(config))
+
+
+def flags_of(values: dict[str, Any]) -> dict[str, Any]:
+    """A config's values, as a config.json has them, by the flags that set them; also those that this jaxft lacks."""
+    return {f"--{name.replace('_', '-')}": value for name, value in _flat(values).items()}
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from jaxft.data.feed import Feed
 from jaxft.data.plan import gigabytes
 from jaxft.data.prepare import Data
 from jaxft.head import Row
-from jaxft.loop import Record
 from jaxft.optim import learning_rates
 from jaxft.paths import count_by_label
+from jaxft.records import Record
 
 
 class Terminal(Console):

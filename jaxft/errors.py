@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from textwrap import shorten
 from typing import NoReturn
 
 EXIT_FOUND = 1
@@ -17,6 +18,13 @@ BEFORE_TRAINING = "interrupted before training: nothing was saved"
 
 class UserError(ValueError):
     """What the user can mend. The message says what, where, both values and the remedy."""
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in part of a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shorten(str(error), 200).rstrip(".") or type(error).__name__
 
 
 def nearest_batch_sizes(batch_size: int, multiple: int) -> str:

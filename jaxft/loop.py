@@ -12,30 +12,12 @@ from jaxft.build import Run
 from jaxft.data.batches import epoch_ends
 from jaxft.data.feed import Feed
 from jaxft.parallel import put_ahead
+from jaxft.records import Record
 from jaxft.step import EvalSums, Metrics, TrainState
 
 WINDOWS_PER_EPOCH = 5  # The chapter's figure has five training points an epoch.
 SKIPPED_IN_A_ROW = 10  # So many updates left out, and nothing else, end a run.
 IN_FLIGHT = 2  # Steps that are queued on the devices, for each of them holds its batch there.
-
-
-class Record(NamedTuple):
-    """A line of metrics.jsonl: means over a window of training steps, or over the whole test set."""
-
-    step: int
-    """Updates so far."""
-    epoch: float
-    """Times that the training set has been gone through so far."""
-    split: str
-    """train or test."""
-    loss: float
-    """Nats."""
-    accuracy: float
-    """0 to 1."""
-    images_per_second: float
-    """Over all devices, in that window."""
-    skipped: int = 0
-    """Updates that `--on-nonfinite skip` left out; the means are over the others."""
 
 
 class NonFiniteLossError(RuntimeError):

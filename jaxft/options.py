@@ -1,5 +1,6 @@
 """Where a run goes and what it keeps: nothing here changes its numbers."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from jaxft.config import check
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
 from jaxft.data.plan import Keep
 from jaxft.download import cache_folder
+
+WANDB_PROJECT = r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Options:
     """How many of the newest checkpoints are kept, besides the best."""
     save_minutes: float = 10.0
     """A checkpoint is saved at each epoch's end, and so many minutes after the last one."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard into the run's folder; tensorboard --logdir runs shows all runs in runs."""
+    wandb: str | None = None
+    """Log to Weights & Biases: the name of a project there, or TEAM/PROJECT. WANDB_MODE=offline keeps it in the run's
+    folder."""
     cache_dir: Path | None = None
     """Where decoded images, compiled steps and downloads are kept; ~/.cache/jaxft when not given."""
     cache: bool = True
@@ -36,6 +44,11 @@ class Options:
         check(self.keep >= 1, f"--keep {self.keep}: must be at least 1.")
         check(self.save_minutes > 0, f"--save-minutes {self.save_minutes}: must be more than 0, e.g. 10.")
         check(self.resume or not self.force, "--force goes with --resume.")
+        check(
+            self.wandb is None or re.fullmatch(WANDB_PROJECT, self.wandb) is not None,
+            f"--wandb {self.wandb}: no name of a project, of at most 128 characters and none of / \\ # ? % :, nor of a "
+            "TEAM/PROJECT.",
+        )
 
     @property
     def cache_folder(self) -> Path:

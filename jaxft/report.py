@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxft import __version__
 from jaxft.fonts import families_for, save_figure
-from jaxft.loop import Record
 from jaxft.parallel import Devices
+from jaxft.records import Record
 
 
 def summarise(records: Sequence[Record], wall_seconds: float, devices: Devices) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from jaxft.config import Config, differences, to_json
 from jaxft.data.batches import epoch_ends
 from jaxft.data.prepare import Data
 from jaxft.errors import UserError
-from jaxft.loop import Record
 from jaxft.parallel import put_replicated
 from jaxft.processes import exchange, from_first
+from jaxft.records import Record
 from jaxft.step import Metrics, TrainState
 
 FREE = {"--devices", "--parallel", "--input"}

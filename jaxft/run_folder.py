@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -15,7 +16,9 @@ from typing import TextIO
 
 from jaxft.config import Config, to_json
 from jaxft.errors import UserError
-from jaxft.loop import Record
+from jaxft.records import Record, record_line
+
+LOOKS, LOOK_SECONDS = 5, 0.02
 
 
 def find_run_folder(out: Path | None, name: str, *, resume: bool) -> Path:
@@ -96,7 +99,7 @@ def _locked(path: Path) -> TextIO:
     while True:
         lock = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
@@ -109,6 +112,32 @@ def _locked(path: Path) -> TextIO:
             if os.path.samefile(path, lock.fileno()):
                 return lock
         lock.close()
+
+
+def _lock(lock: TextIO) -> None:
+    """Lock a file; `is_held` may have it for a moment.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOOK_SECONDS)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(out: Path) -> bool:
+    """Whether a run is going on there."""
+    try:
+        with (out / ".lock").open(encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # No lock, one that may not be looked at, or a file system without any.
+        return False
+    return False
 
 
 @contextmanager
@@ -139,11 +168,6 @@ def append_record(out: Path, record: Record) -> None:
     """Add a line to metrics.jsonl."""
     with writing(out), (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(record_line(record))
-
-
-def record_line(record: Record) -> str:
-    """A record as a line of JSON."""
-    return json.dumps(record._asdict()) + "\n"
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +16,17 @@ from jaxft.checkpoint import NonFiniteStateError, latest_good, restore, save, wa
 from jaxft.config import Config
 from jaxft.console import Display
 from jaxft.data.feed import Feed
-from jaxft.loop import Hooks, NonFiniteLossError, Progress, Record
+from jaxft.loop import Hooks, NonFiniteLossError, Progress
 from jaxft.model_file import describe_model, save_model
 from jaxft.options import Options
 from jaxft.processes import agreed
+from jaxft.records import Record, Watcher
 from jaxft.report import draw_curves, summarise
 from jaxft.resume import Past, about, check_not_over, take_up
 from jaxft.run_folder import append_record, describe, replace_text, write_records, writing
 from jaxft.step import TrainState
 from jaxft.stop import stop_on_signals
-
-Watcher = Callable[[Record], None]
-"""Is told of each record, in process 0."""
+from jaxft.watch import watching
 
 
 class DivergedError(RuntimeError):
@@ -68,7 +67,7 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
         records.append(record)
         if checkpoints is not None:
             append_record(out, record)
-            for watcher in job.watchers:
+            for watcher in (*watchers, *job.watchers):
                 watcher(record)
         display.record(record)
 
@@ -88,7 +87,8 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
     def should_save() -> bool:
         return checkpoints is not None and time.monotonic() - last_saved >= 60 * options.save_minutes
 
-    with stop_on_signals(display.say) as should_stop:
+    watched = watching(out, config, options, past.records, display.say)
+    with watched as watchers, stop_on_signals(display.say) as should_stop:
         try:
             outcome = loop.fit(
                 run,

@@ -28,6 +28,7 @@ from jaxft.loop import Record
 from jaxft.options import Options
 from jaxft.parallel import all_devices, check_batch_size, free_memory, make_deterministic, own, own_places
 from jaxft.processes import agreed, check_same, exchange, is_first
+from jaxft.records import Watcher
 from jaxft.resume import check_config, data_facts
 from jaxft.run_folder import (
     find_run_folder,
@@ -35,7 +36,8 @@ from jaxft.run_folder import (
     holds_run,
     make_new_folder,
 )
-from jaxft.session import Job, Result, Watcher, run_loop
+from jaxft.session import Job, Result, run_loop
+from jaxft.watch import check_watchers
 
 
 class Inputs(NamedTuple):
@@ -140,6 +142,7 @@ def open_inputs(
     """Look at everything that costs little, so that a mistake is told before anything is fetched or decoded."""
     out = Path()
     if is_first():
+        check_watchers(options)
         out = find_run_folder(options.out, name, resume=options.resume)
         if options.resume and holds_run(out):
             for line in check_config(read_config(out / "config.json"), config, force=options.force):

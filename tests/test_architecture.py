@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "paths", "resnet", "head"),
+    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "records", "paths", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
@@ -17,13 +17,17 @@ ORDER = (
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
-    *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options", "session", "training"),
+    *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options"),
+    *("event_files", "wandb_run", "watch", "session", "training"),
     *("arguments", "train"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
 )
 COMMANDS = {"arguments", "model_file", "training", "data.check", "data.preview"}
-HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
+HEAVY = {
+    *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
+    *("tensorboard", "wandb"),
+}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.workers": {"grain"},
@@ -34,6 +38,8 @@ ALLOWED = {
     "console": {"rich"},
     "checkpoint": {"orbax"},
     "arguments": {"tyro"},
+    "event_files": {"tensorboard"},
+    "wandb_run": {"wandb"},
     "session": {"orbax"},
     "training": {"orbax"},
     "data.grid": {"matplotlib"},
