@@ -47,12 +47,16 @@ def read_records(path: Path) -> list[Record]:
         ValueError: a line is no record.
         OSError: the file cannot be read.
     """
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records = []
     for i, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
-            records.append(Record(**{name: values[name] for name in Record._fields if name in values}))
+            record = Record(**{name: values[name] for name in Record._fields if name in values})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path.name}: line {i} is no record ({error})") from None
+        for value, (name, kind) in zip(record, Record.__annotations__.items(), strict=True):
+            if not isinstance(value, int | float if kind is float else kind):
+                raise ValueError(f"{path.name}: line {i} is no record ({name} is {value!r})")
+        records.append(record)
     return records

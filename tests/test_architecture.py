@@ -19,11 +19,11 @@ ORDER = (
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
     *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options"),
     *("event_files", "wandb_run", "watch", "session", "training"),
-    *("arguments", "train"),
+    *("arguments", "train", "run_list", "run_table", "runs"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
 )
-COMMANDS = {"arguments", "model_file", "training", "data.check", "data.preview"}
+COMMANDS = {"arguments", "model_file", "training", "runs", "data.check", "data.preview"}
 HEAVY = {
     *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
     *("tensorboard", "wandb"),
@@ -42,6 +42,8 @@ ALLOWED = {
     "wandb_run": {"wandb"},
     "session": {"orbax"},
     "training": {"orbax"},
+    "run_table": {"rich"},
+    "runs": {"tyro"},
     "data.grid": {"matplotlib"},
     "data.preview": {"tyro"},
     "rows": {"rich"},

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ RECORDS = [
 ]
 
 
-def tell(out: Path, told: list[Record], past: list[Record] = ()) -> None:
+def tell(out: Path, told: Sequence[Record], past: Sequence[Record] = ()) -> None:
     with event_files(out, CONFIG, past) as watch:
         for each in told:
             watch(each)
