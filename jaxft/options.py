@@ -29,10 +29,9 @@ class Options:
     save_minutes: float = 10.0
     """A checkpoint is saved at each epoch's end, and so many minutes after the last one."""
     tensorboard: bool = False
-    """Write event files for TensorBoard into the run's folder; tensorboard --logdir runs shows all runs in runs."""
+    """Write event files for TensorBoard into RUN/tensorboard; tensorboard --logdir runs shows all runs."""
     wandb: str | None = None
-    """Log to Weights & Biases: the name of a project there, or TEAM/PROJECT. WANDB_MODE=offline keeps it in the run's
-    folder."""
+    """Log to Weights & Biases: the name of a project there, or TEAM/PROJECT. With WANDB_MODE=offline into RUN/wandb."""
     cache_dir: Path | None = None
     """Where decoded images, compiled steps and downloads are kept; ~/.cache/jaxft when not given."""
     cache: bool = True

@@ -366,7 +366,8 @@ def test_a_missing_extra_is_told_before_anything_is_decoded(tmp_path, monkeypatc
 
 
 def test_wandb_without_a_key_is_told_at_once(tmp_path):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    env |= {"HOME": str(tmp_path), "WANDB_ERROR_REPORTING": "false"}
     words = [sys.executable, "-m", "jaxft.train", "--wandb", "insects", "--out", str(tmp_path / "run")]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
