@@ -19,9 +19,14 @@ ORDER = (
     *("optim", "step", "parallel", "build", "classifier", "model_file", "orbax_words", "checkpoint", "loop"),
     *("resume", "report", "run_folder", "console", "stop", "arguments", "train"),
     *("data.grid", "data.preview"),
+    *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
+    *("formats.onnx_graph", "formats.onnx", "export"),
 )
-COMMANDS = {"arguments", "model_file", "train", "data.check", "data.preview"}
-HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
+COMMANDS = {"arguments", "model_file", "train", "data.check", "data.preview", "export"}
+HEAVY = {
+    *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
+    *("onnx", "onnxruntime"),
+}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
     "data.workers": {"grain"},
@@ -35,6 +40,10 @@ ALLOWED = {
     "train": {"rich", "orbax"},
     "data.grid": {"matplotlib"},
     "data.preview": {"tyro"},
+    "formats.torchvision": {"torch", "torchvision"},
+    "formats.onnx_graph": {"onnx"},
+    "formats.onnx": {"onnxruntime"},
+    "export": {"tyro"},
 }
 
 
