@@ -67,7 +67,7 @@ def torch_model(arch):
     model = random_model(arch, num_classes=len(CLASSES)).eval()
     model.fc.weight.data /= 4 * torch_logits(model, some_crops(8)).std(0)[:, None]
     model.fc.bias.data -= torch_logits(model, some_crops(8)).mean(0)
-    assert torch_probabilities(model, some_crops(3)).std(0).min() > 0.01
+    assert torch_probabilities(model, some_crops(3)).std(0).min() > 0.005
     return model
 
 
@@ -175,15 +175,10 @@ def test_stablehlo_in_bfloat16(run, tmp_path, capsys):
         main([str(folder), "--to", "onnx", "--precision", "bfloat16"])
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        "resnet18",
-        pytest.param("resnet50", marks=pytest.mark.slow),
-        pytest.param("resnext50_32x4d", marks=pytest.mark.slow),
-        *(pytest.param(arch, marks=pytest.mark.full) for arch in ARCHS if arch[-2:] not in ("18", "50", "4d")),
-    ],
-)
+ARCH_MARKS = {"resnet18": (), "resnet50": pytest.mark.slow, "resnext50_32x4d": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("arch", [pytest.param(arch, marks=ARCH_MARKS.get(arch, pytest.mark.full)) for arch in ARCHS])
 def test_onnx_is_torchvisions_network(arch, tmp_path):
     model = save_run(tmp_path, arch)
     file = exported(tmp_path, "onnx", tmp_path / "m.onnx")
@@ -192,8 +187,7 @@ def test_onnx_is_torchvisions_network(arch, tmp_path):
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 13)]
     kinds = [node.op_type for node in proto.graph.node]
     num_convs = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    assert (kinds.count("Conv"), kinds.count("Transpose")) == (num_convs, 1)
-    assert len(kinds) < 3 * num_convs + 30
+    assert [kinds.count(kind) for kind in ("Conv", "BatchNormalization", "Transpose")] == [num_convs, num_convs, 1]
     session = onnxruntime.InferenceSession(file)
     for num in (1, 3):
         (got,) = session.run(None, {"images": some_crops(num)})
