@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 import jaxft
 from convert.torchvision import to_variables
 from convert.weights import read_metadata, save_weights
+from disks import on_a_disk
 from jaxft.config import Config, ImageConfig, ModelConfig, to_json
 from jaxft.data.images import EvalCrop
 from jaxft.errors import UserError
@@ -255,12 +256,32 @@ def test_the_command_writes_beside_the_model(narrow):
     (narrow.parent / "model.onnx").unlink()
 
 
-def test_a_file_that_says_something_else_is_not_written(narrow, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(onnx_graph, "BATCH_NORM_EPSILON", 0.1)
+def test_a_file_is_replaced_whole(narrow, tmp_path):
+    out = tmp_path / "m.onnx"
+    out.write_bytes(b"an earlier one")
+    with out.open("rb") as reader:
+        exported(narrow, "onnx", out)
+        assert reader.read() == b"an earlier one"
+    assert out.stat().st_size > 1e6
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_full_disk_is_told_and_left_as_it_was(narrow, tmp_path):
+    disk = tmp_path / "disk"
+    command = f"! {sys.executable} -m jaxft.export {narrow} --to onnx --out {disk}/m.onnx && ls -A {disk}"
+    done = on_a_disk(disk, "size=1m", ["sh", "-c", command], environment())
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: --out {disk}/m.onnx: cannot be written (No space left on device).")
+
+
+@pytest.mark.parametrize("epsilon", [0.1, float("nan")])
+def test_a_file_that_says_something_else_is_not_written(epsilon, narrow, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx_graph, "BATCH_NORM_EPSILON", epsilon)
     out = tmp_path / "m.onnx"
     out.write_bytes(b"an earlier one")
     exported(narrow, "onnx", out, status=1)
-    assert re.search(r"error: --to onnx: a probability is \d\.\de-0\d from the run's own", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.match(r"error: --to onnx: a probability is (\d\.\de-0\d|nan) from the run's own \(limit 0\.0001\)", said)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
     assert out.read_bytes() == b"an earlier one"
 
