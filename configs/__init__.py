@@ -20,7 +20,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """The preset of that name.
+    """The preset of that name: demo, demo-source, folder, hotdog or ants-bees.
 
     Raises:
         UserError: there is none.

@@ -1,6 +1,6 @@
 """Weights against a torchvision ResNet: checked, compared, written: python -m convert SOURCE --arch NAME."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,13 +40,13 @@ class Arguments:
     """Where downloads are kept; ~/.cache/jaxft when not given."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status.
 
     Raises:
         UserError: what the user can mend.
     """
-    arguments = tyro.cli(Arguments, prog="python -m convert")
+    arguments = tyro.cli(Arguments, prog="python -m convert", args=argv)
     if arguments.out is None and not arguments.verify:
         raise UserError("nothing to do: pass --out FILE to write the weights, --verify to compare, or both.")
     weights = load_weights(arguments.source, arguments.arch, arguments.cache_dir)

@@ -1,35 +1,21 @@
 """The command line of a run: a preset or a config, changed by flags, and where and how it runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from configs import PRESETS, preset
-from jaxft.checkpoint import KEPT
-from jaxft.config import Config, by_flag, check, from_json, read_config, to_json
-from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
-from jaxft.processes import check_same, exchange
+from jaxft.config import Config, check, read_config
+from jaxft.options import Options
 from jaxft.run_folder import holds_run
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """What the run is, and where it goes."""
+class Hosts:
+    """Several processes as one run."""
 
-    config: Config = field(default_factory=Config)
-    out: Path | None = None
-    """Run folder; runs/PRESET-DATE-TIME when not given."""
-    resume: bool = False
-    """Carry on from the newest good checkpoint in --out, with the config of the run there unless one is given; with a
-    preset, start the run where there is none yet."""
-    force: bool = False
-    """With --resume: also where the config or the data have changed."""
-    keep: int = KEPT
-    """How many of the newest checkpoints are kept, besides the best."""
-    save_minutes: float = 10.0
-    """A checkpoint is saved at each epoch's end, and so many minutes after the last one."""
     coordinator: str | None = None
     """With several processes: HOST:PORT of process 0. SLURM, Open MPI and Cloud TPU say all three themselves."""
     num_processes: int | None = None
@@ -38,22 +24,22 @@ class Arguments:
     """Which of them this is, counted from 0."""
     heartbeat_timeout: int = 60
     """Seconds after which the other processes stop when one is lost."""
-    cache_dir: Path | None = None
-    """Where decoded images and downloads are kept; ~/.cache/jaxft when not given."""
-    cache: bool = True
-    """Keep decoded images for the next run."""
-    cache_limit: float = LIMIT_BYTES / GIGABYTE
-    """GB of decoded images that are kept; those that no run has used for longest go first."""
 
     def __post_init__(self) -> None:
-        check(self.keep >= 1, f"--keep {self.keep}: must be at least 1.")
-        check(self.save_minutes > 0, f"--save-minutes {self.save_minutes}: must be more than 0, e.g. 10.")
         check(
             self.num_processes is None or self.num_processes >= 1,
             f"--num-processes {self.num_processes}: must be at least 1.",
         )
         check(self.heartbeat_timeout >= 1, f"--heartbeat-timeout {self.heartbeat_timeout}: must be at least 1.")
-        check(self.resume or not self.force, "--force goes with --resume.")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the run is, where it goes, and with which other processes."""
+
+    config: Config = field(default_factory=Config)
+    options: Options = field(default_factory=Options)
+    hosts: Hosts = field(default_factory=Hosts)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -85,20 +71,6 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return name, arguments
-
-
-def same_everywhere(arguments: Arguments) -> Arguments:
-    """The arguments of a run of several processes; with --resume process 0's config counts, whose folder the run has.
-
-    Raises:
-        UserError: the processes were given different ones.
-    """
-    check_same({"--resume": arguments.resume, "--force": arguments.force})
-    if not arguments.resume:
-        check_same(by_flag(arguments.config))
-        return arguments
-    first = exchange(to_json(arguments.config).encode())[0]
-    return replace(arguments, config=from_json(first.decode(), "process 0"))
 
 
 def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

@@ -1,7 +1,7 @@
 """A trained network, ready to use: photographs in, probabilities out, prepared as evaluation prepares them."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -43,12 +43,15 @@ class Scores(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of one image: probabilities, or the reason why there are none. `crop` is what the network saw."""
+    """Of one image: probabilities, or the reason why there are none."""
 
     probabilities: Float[np.ndarray, " k"] | None
     bad: str | None = None
+    """Why the image cannot be decoded."""
     crop: UInt8[np.ndarray, "s s 3"] | None = None
+    """What the network saw."""
     maps: Float[np.ndarray, "h w k"] | None = None
+    """As in Scores, where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,17 @@ class Classifier:
     """A network, its class names and how it wants its images; nothing in it changes. Made by `jaxft.load`."""
 
     model: ResNet
+    """With nothing frozen and no mesh axis, whatever it was in training."""
     variables: Any
     """{"params", "batch_stats"}, on every one of `devices`."""
     class_names: tuple[str, ...]
+    """A name for each column of the probabilities."""
     recipe: EvalCrop
+    """How a photograph becomes the square that the network sees."""
     devices: Devices
+    """Each batch is split over them."""
 
-    def predict(self, images: Image | Sequence[Image] | np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def predict(self, images: Image | Sequence[Image], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Probabilities, float32 [n, k]; of one image, [k].
 
         Args:
@@ -73,7 +80,7 @@ class Classifier:
             UserError: an image that cannot be decoded.
         """
         one = isinstance(images, Image) and not (isinstance(images, np.ndarray) and images.ndim == 4)
-        items = [images] if one else list(images)  # pyright: ignore[reportArgumentType]
+        items: list[Any] = [images] if one else list(images)  # pyright: ignore[reportArgumentType]
         rows = np.zeros((len(items), len(self.class_names)), np.float32)
         with closing(self.stream([encoded(item) for item in items], batch_size=batch_size)) as predictions:
             for i, prediction in enumerate(predictions):
@@ -85,7 +92,7 @@ class Classifier:
 
     def stream(
         self, items: Sequence[Encoded], *, batch_size: int = BATCH_SIZE, with_maps: bool = False
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """A prediction an image, in order; decoded on all cores while the devices compute, in bounded memory."""
         waiting: deque[tuple[list[Decoded], Scores | None]] = deque()
         cores = num_cores()
@@ -135,7 +142,7 @@ def forward(model: ResNet, variables: Any, images: UInt8[Array, "b s s 3"], *, w
     probabilities = jax.nn.softmax(logits)
     if not with_maps:
         return Scores(probabilities, None)
-    (features,) = shown_by["intermediates"]["layer4"]
+    features: Any = shown_by["intermediates"]["layer4"][0]
     return Scores(probabilities, features.astype(jnp.float32) @ variables["params"]["fc"]["kernel"])
 
 

@@ -23,13 +23,17 @@ class Record(NamedTuple):
     """A line of metrics.jsonl: means over a window of training steps, or over the whole test set."""
 
     step: int
+    """Updates so far."""
     epoch: float
+    """Times that the training set has been gone through so far."""
     split: str
+    """train or test."""
     loss: float
     """Nats."""
     accuracy: float
     """0 to 1."""
     images_per_second: float
+    """Over all devices, in that window."""
     skipped: int = 0
     """Updates that `--on-nonfinite skip` left out; the means are over the others."""
 

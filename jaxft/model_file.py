@@ -21,8 +21,11 @@ class Description(NamedTuple):
     """What a model is, beside its weights."""
 
     arch: str
+    """torchvision's name, e.g. resnet18."""
     width: int
+    """Channels of the stem; torchvision's are 64."""
     recipe: EvalCrop
+    """How it wants its images."""
     class_names: tuple[str, ...]
 
 
@@ -64,9 +67,12 @@ def to_metadata(description: Description) -> dict[str, str]:
     return as_strings(to_facts(description))
 
 
-def save_model(path: Path, variables: Mapping[str, Any], description: Description) -> None:
-    """Write the variables {"params", "batch_stats"} in torchvision's layout, whole or not at all."""
-    save_weights(path, to_state_dict(variables), metadata=to_metadata(description))
+def save_model(path: str | Path, variables: Mapping[str, Any], description: Description) -> None:
+    """Write {"params", "batch_stats"} as a .safetensors file in torchvision's layout, whole or not at all.
+
+    `jaxft.load` reads it; so does torchvision's network of that name, with `strict=True`.
+    """
+    save_weights(Path(path), to_state_dict(variables), metadata=to_metadata(description))
 
 
 def load(path: str | Path, *, precision: str = "auto", devices: int | None = None) -> Classifier:

@@ -19,7 +19,7 @@ def rate_rules(frozen: tuple[str, ...]) -> Rules:
 
 
 def rate_labels(params: Any, frozen: tuple[str, ...]) -> Any:
-    """`frozen`, `backbone` or `head` for each parameter."""
+    """A tree like `params`: `frozen` in these stages (stem, layer1 to layer4), `head` in fc, `backbone` elsewhere."""
     return label_tree(params, rate_rules(frozen))
 
 
@@ -29,7 +29,10 @@ def learning_rates(config: OptimConfig) -> dict[str, float]:
 
 
 def make_optimizer(config: OptimConfig, labels: Any) -> optax.GradientTransformation:
-    """The optimizer for a tree of labels (see `rate_labels`); what is frozen gets no update, decay or momentum."""
+    """The optimizer for a tree of labels, which `rate_labels` gives.
+
+    `backbone` learns at `lr`, `head` at `lr * head_lr_mult`; what is `frozen` gets no update, decay or momentum.
+    """
     rates = learning_rates(config)
     return optax.multi_transform(
         {

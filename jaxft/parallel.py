@@ -1,6 +1,7 @@
 """One step body over all devices, compiled by jit(shard_map) or by pmap; how state and batches are laid out for it."""
 
 import inspect
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -16,11 +17,18 @@ from jaxft.host import free_host_memory
 from jaxft.step import AXIS
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""For XLA_FLAGS, before the first device is touched: a GPU gives the same bits each time."""
 
 Mode = Literal["jit", "pmap"]
+"""How a step is compiled for all devices: jit with shard_map, or pmap. The numbers are the same."""
 Devices = Sequence[Any]
 """Of jax.Device, which jax declares as a variable: no type to a checker."""
+
+
+def make_deterministic() -> None:
+    """Have a GPU give the same bits each time; call it before JAX touches a device."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}"
 
 
 def local_devices(count: int | None = None) -> Devices:
@@ -76,10 +84,15 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         raise UserError(f"--batch-size {batch_size} does not split over {num_devices} devices. Pass {nearest}.")
 
 
-def over_devices(step: Callable, devices: Devices, mode: Mode, *, donate: bool) -> Callable:
-    """Compile a step `(replicated, split batch, ...replicated) -> replicated` for these devices.
+def over_devices(step: Callable, devices: Devices, mode: Mode = "jit", *, donate: bool = False) -> Callable:
+    """Compile a step for these devices; all of them together do it as one would.
 
-    Batches come from `put_batch`. With `donate`, the first argument's buffers are reused for the result.
+    Args:
+        step: `(state, batch, …) -> …`, as one device sees it: its part of the batch, and the rest whole. It averages or
+            sums over the axis "data", so that what it returns is the same everywhere.
+        devices: such as `local_devices` gives.
+        mode: the same for `put_batch`.
+        donate: the first argument's buffers are reused for the result; it cannot be read afterwards.
     """
     donated = (0,) if donate else ()
     rest = len(inspect.signature(step).parameters) - 2
@@ -99,8 +112,8 @@ def mesh_of(devices: Devices) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def put_batch(batch: Any, devices: Devices, mode: Mode) -> Any:
-    """Arrays of [b, ...] on the host to the devices, an even part each; returns before the copy is done.
+def put_batch(batch: Any, devices: Devices, mode: Mode = "jit") -> Any:
+    """Arrays [b, …] on the host to the devices, an even part each; returns before the copy is done.
 
     Of several processes each brings its own devices' part.
     """
@@ -125,7 +138,7 @@ def put_shared(tree: Any, devices: Devices) -> Any:
 
 
 def put_replicated(tree: Any, devices: Devices) -> Any:
-    """A copy of the tree on every device, owned by nobody else: its buffers may be donated."""
+    """A copy of the tree on every device, such as a step's state: nobody else owns it, so that it may be donated."""
     return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))
 
 

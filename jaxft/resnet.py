@@ -5,6 +5,7 @@ Source: torchvision/models/resnet.py. `v1.5`: a bottleneck's stride is on its 3x
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -168,23 +169,23 @@ def expansion(arch: Architecture) -> int:
 class ResNet(nn.Module):
     """A ResNet of torchvision: images in, logits out.
 
-    With "intermediates" mutable, `apply` also gives what each of `STAGES` put out and "pooled", the head's input.
-
-    Args:
-        arch: what to build; see `ARCHS`.
-        num_classes: rows of the classifier `fc`.
-        width: channels of the stem; torchvision's are 64.
-        frozen: stages that train nothing; their BatchNorm runs on stored statistics and keeps them.
-        axis_name: the mesh axis over which BatchNorm's statistics are averaged; None for each device's own.
-        dtype: of the computation; parameters, statistics and logits are float32 also where it is bfloat16.
+    `model.apply(variables, images, train=False)` gives the logits of normalised images. With "intermediates" mutable,
+    it also gives what each stage put out (stem, layer1 to layer4) and "pooled", the head's input.
     """
 
     arch: Architecture
+    """What to build; `make_resnet` takes its name."""
     num_classes: int = 1000
+    """Rows of the classifier `fc`."""
     width: int = 64
+    """Channels of the stem; torchvision's are 64."""
     frozen: tuple[str, ...] = ()
+    """Stages, of stem and layer1 to layer4, that train nothing; their BatchNorm runs on stored statistics and keeps
+    them."""
     axis_name: str | None = None
+    """The mesh axis over which BatchNorm's statistics are averaged; None for each device's own."""
     dtype: Any = jnp.float32
+    """Of the computation; parameters, statistics and logits are float32 also where it is bfloat16."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
@@ -239,11 +240,18 @@ def frozen_stages(freeze: str) -> tuple[str, ...]:
 
 
 def make_resnet(arch: str, num_classes: int = 1000, width: int = 64, **kwargs: Any) -> ResNet:
-    """The ResNet of that name, e.g. `make_resnet("resnet18", num_classes=2)`; kwargs are ResNet's.
+    """The ResNet that torchvision has by that name, e.g. `make_resnet("resnet18", num_classes=2)`; kwargs are ResNet's.
 
     Raises:
-        UserError: for a name that is not in `ARCHS`.
+        UserError: another name than those of `ModelConfig.arch`.
     """
     if arch not in ARCHS:
         raise UserError(f"--arch {arch}: no such architecture. Choose one of {', '.join(ARCHS)}.")
     return ResNet(ARCHS[arch], num_classes=num_classes, width=width, **kwargs)
+
+
+resnet18 = partial(make_resnet, "resnet18")
+resnet34 = partial(make_resnet, "resnet34")
+resnet50 = partial(make_resnet, "resnet50")
+resnet101 = partial(make_resnet, "resnet101")
+resnet152 = partial(make_resnet, "resnet152")

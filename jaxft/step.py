@@ -18,24 +18,30 @@ class TrainState(NamedTuple):
     """What changes in a run, and nothing else."""
 
     step: Int[Array, ""]
+    """Updates so far."""
     params: Any
     batch_stats: Any
+    """BatchNorm's running means and variances."""
     opt_state: Any
 
 
 class Metrics(NamedTuple):
-    """Means over the images of an update: loss in nats, NaN where it was left out; accuracy in 0 to 1."""
+    """Means over the images of an update, on all devices."""
 
     loss: Float[Array, ""]
+    """Nats; NaN where the update was left out."""
     accuracy: Float[Array, ""]
+    """0 to 1."""
 
 
 class EvalSums(NamedTuple):
-    """Sums over the images of an evaluation batch that count, and their number."""
+    """Sums over the images of an evaluation batch, each times its weight, on all devices."""
 
     loss: Float[Array, ""]
+    """Nats."""
     correct: Float[Array, ""]
     images: Float[Array, ""]
+    """The weights' own sum."""
 
 
 def cross_entropies(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -81,12 +87,20 @@ def make_train_step(
     accumulate: int = 1,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
-    """Bind what is static; the step is pure and runs inside a mesh axis "data" (see jaxft.parallel).
+    """Bind what is static; the step `(state, batch, key) -> (state, metrics)` is pure, and made for `over_devices`.
 
-    The loss is `training_loss`, with the weights as they are given; the accuracy counts `larger_labels`. A device's
-    part of a batch goes through the network in `accumulate` microbatches, one after the other, laid out by
-    `jaxft.data.batches.device_positions`. With `skip_nonfinite`, an update after which something would not be finite
-    is left out: only `step` moves on.
+    Pass the same key each time: the step's number is folded into it. The loss is the mean cross-entropy over the
+    images, of a mixed image by its shares, and the accuracy counts the label with the larger one.
+
+    Args:
+        model: with `axis_name="data"`, BatchNorm's statistics are those of the whole batch; with None, of each device's
+            part.
+        tx: any optax transformation, such as `make_optimizer`'s.
+        augment: what `make_augment` gives, or any other function of (key, batch).
+        class_weights: an image's loss counts so many times, by its class; 1 on average over the set keeps its scale.
+        accumulate: microbatches in which a device's part goes through the network, one after the other; their rows are
+            laid out by `jaxft.data.batches.device_positions`.
+        skip_nonfinite: leave out an update after which something would not be finite: only `step` moves on.
     """
 
     def gradients(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
@@ -145,7 +159,10 @@ def unless_nonfinite(state: TrainState, updated: TrainState, metrics: Metrics) -
 
 
 def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]:
-    """Bind the model; sums over all devices, so that any number of images is counted exactly."""
+    """Bind the model; the step `(state, batch) -> sums` is pure, and made for `over_devices`.
+
+    Sums, and weights of 0 for images that only fill a batch, count any number of images exactly.
+    """
 
     def eval_step(state: TrainState, batch: EvalBatch) -> EvalSums:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -159,5 +176,5 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
 
 
 def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation) -> TrainState:
-    """The state at step 0."""
+    """The state at step 0, from a network's variables."""
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))

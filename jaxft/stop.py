@@ -21,6 +21,9 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[int], bool
     Several processes agree on the step, by JAX's preemption service. That has SIGTERM for itself, so that there a
     second SIGTERM counts only once the processes have agreed; SIGINT is passed on to it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda _: False  # Python lets the main thread alone handle signals.
+        return
     several = jax.process_count() > 1
     handled = (signal.SIGINT,) if several else SIGNALS
     asked = threading.Event()

@@ -16,13 +16,14 @@ ORDER = (
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
-    *("optim", "step", "parallel", "build", "classifier", "model_file", "orbax_words", "checkpoint", "loop"),
-    *("resume", "report", "run_folder", "console", "stop", "arguments", "train"),
+    *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
+    *("loop", "resume", "report", "run_folder", "console", "stop", "options", "session", "training"),
+    *("arguments", "train"),
     *("data.grid", "data.preview"),
     *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
     *("formats.onnx_graph", "formats.onnx", "export"),
 )
-COMMANDS = {"arguments", "model_file", "train", "data.check", "data.preview", "export"}
+COMMANDS = {"arguments", "model_file", "training", "data.check", "data.preview", "export"}
 HEAVY = {
     *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
     *("onnx", "onnxruntime"),
@@ -37,7 +38,8 @@ ALLOWED = {
     "console": {"rich"},
     "checkpoint": {"orbax"},
     "arguments": {"tyro"},
-    "train": {"rich", "orbax"},
+    "session": {"orbax"},
+    "training": {"orbax"},
     "data.grid": {"matplotlib"},
     "data.preview": {"tyro"},
     "formats.torchvision": {"torch", "torchvision"},

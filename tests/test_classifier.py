@@ -152,8 +152,3 @@ def test_where_there_is_no_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match="has no model.safetensors yet. Let it end first"):
         jaxft.load(tmp_path)
-
-
-def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
-        jaxft.fitt  # noqa: B018

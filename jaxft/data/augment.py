@@ -29,31 +29,39 @@ Keys = Key[Array, " b"]
 
 
 class Batch(NamedTuple):
-    """Training images: canvases, the sizes of their photographs, labels, and their places in the global batch."""
+    """Training images."""
 
     images: UInt8[Array, "b c c 3"]
+    """Canvases."""
     sizes: Int[Array, "b 2"]
+    """Height and width of their photographs, so that crops keep their shape."""
     labels: Int[Array, " b"]
     positions: Int[Array, " b"]
+    """Places in the global batch, from which each image's draws follow."""
 
 
 class EvalBatch(NamedTuple):
-    """Images cropped for evaluation; weight 0 marks those that only fill the batch."""
+    """Images cropped for evaluation."""
 
     images: UInt8[Array, "b s s 3"]
     labels: Int[Array, " b"]
     weights: Float[Array, " b"]
+    """1, or 0 for images that only fill the batch."""
 
 
 class Augmented(NamedTuple):
-    """Images as the network sees them. Where they are mixed: the partners' labels, and the share of the own label."""
+    """Images as the network sees them."""
 
     images: Float[Array, "b s s 3"]
+    """Normalised by ImageNet's mean and standard deviation."""
     other_labels: Int[Array, " b"] | None = None
+    """Where images are mixed, their partners' labels."""
     share: Float[Array, " b"] | None = None
+    """Where images are mixed, the share of the own label, 0 to 1."""
 
 
 Augment = Callable[[Key[Array, ""], Batch], Augmented]
+"""A pure function of the step's key and one device's part of a batch."""
 
 
 def normalise(images: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
@@ -64,13 +72,17 @@ def normalise(images: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
 
 
 def make_augment(spec: Sequence[str], image_size: int, eval_resize: EvalResize = "short") -> Augment:
-    """What `--augment SPEC…` does to a batch; without `crop`, the crop is evaluation's, after `eval_resize`.
+    """What `--augment SPEC…` does to a batch: crops of `image_size` pixels, changed by the ops, normalised.
 
-    Its ops, in their order, are those of `jaxft.data.augment_spec.OPS`. It is pure, and made for inside the compiled
-    step, on one device's part of the batch; what the spec leaves out is not computed.
+    It is pure, and made for inside the compiled step; what the spec leaves out is not computed.
+
+    Args:
+        spec: a preset, `("light",)`, or ops in any order, `("crop=0.35", "flip")`; `ImageConfig.augment` lists both.
+        image_size: side of the square that the network sees, in pixels.
+        eval_resize: without `crop` among the ops, the crop is evaluation's, after this.
 
     Raises:
-        UserError: a spec that `parse_augment` refuses; in use, an odd number of images to mix.
+        UserError: no such op, or a value that it cannot have; in use, an odd number of images to mix.
     """
     ops = parse_augment(spec)
 

@@ -49,17 +49,19 @@ Progress = Callable[[int, int], None]
 
 
 class Decoded(NamedTuple):
-    """A decoded set: pixels, the photographs' upright (height, width), labels, where each came from, what was bad.
-
-    `notes` are lines that the user should read.
-    """
+    """A decoded set, in the source's order."""
 
     images: UInt8[np.ndarray, "n s s 3"]
+    """Canvases or crops; mapped from the cache's file where they are kept in one."""
     sizes: Int32[np.ndarray, "n 2"]
+    """The photographs' own height and width, upright."""
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
+    """Where each came from."""
     skipped: tuple[str, ...]
+    """What was left out, and why."""
     notes: tuple[str, ...] = ()
+    """Lines that the user should read."""
 
 
 class Photo(NamedTuple):
@@ -89,15 +91,22 @@ def decode_set(
     source: Source,
     recipe: Recipe,
     *,
-    cache_dir: Path | None,
+    cache_dir: Path | None = None,
     cache_limit: int = cache.LIMIT_BYTES,
     skip_bad: bool = False,
     progress: Progress | None = None,
     sharing: Sharing | None = None,
 ) -> Decoded:
-    """Decode every image of a source, or find it decoded in `cache_dir`; in memory when that is None.
+    """Decode every image of a source, on all cores, or find it decoded in `cache_dir`.
 
-    Of several processes, `sharing` the work, each decodes a part and gets the rest from the others.
+    Args:
+        source: the images, e.g. `open_folder(…).train`.
+        recipe: `Canvas(size)` for training, `EvalCrop(size)` for evaluation.
+        cache_dir: keeps what is decoded, for the next time, and maps it; None holds it in memory.
+        cache_limit: bytes that the folder may take.
+        skip_bad: leave out images that cannot be decoded.
+        progress: is told (done, of how many).
+        sharing: of several processes, each decodes a part and gets the rest from the others.
 
     Raises:
         UserError: images that cannot be decoded, unless `skip_bad`; a class of which none is left; a cache folder that

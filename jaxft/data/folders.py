@@ -21,7 +21,7 @@ class ClassFolders(NamedTuple):
     ignored: list[Path]
 
 
-def open_folder(path: Path, *, val_fraction: float, seed: int) -> Splits:
+def open_folder(path: str | Path, *, val_fraction: float = 0.2, seed: int = 0) -> Splits:
     """A folder with train/CLASS/ and val/CLASS/ or test/CLASS/, or with CLASS/ alone, split by class and seed.
 
     Which files are images is torchvision's list of extensions; links are followed, hidden names passed over.
@@ -29,9 +29,10 @@ def open_folder(path: Path, *, val_fraction: float, seed: int) -> Splits:
     Raises:
         UserError: no such folder, fewer than two classes, an empty or nested class, or splits of different classes.
     """
+    folder = Path(path).expanduser()
     try:
-        _check_folder(path)
-        return _open(path, val_fraction, seed)
+        _check_folder(folder)
+        return _open(folder, val_fraction, seed)
     except OSError as error:
         raise UserError(f"{shown(error.filename)}: cannot be read ({error.strerror}). Mend its permissions.") from None
 

@@ -50,16 +50,18 @@ EvalResize = Literal["short", "squash"]
 
 
 class Canvas(NamedTuple):
-    """For training: the whole photograph squeezed by Lanczos into a square of `size` pixels."""
+    """For training: the whole photograph squeezed by Lanczos into a square."""
 
     size: int
+    """Side of the square, in pixels."""
 
 
 class EvalCrop(NamedTuple):
     """For evaluation: torchvision's Resize, short side or both sides to 256/224 of `size`, and CenterCrop(size)."""
 
     size: int
-    resize: EvalResize
+    """Side of the square that the network sees, in pixels."""
+    resize: EvalResize = "short"
 
     @property
     def resized(self) -> int:

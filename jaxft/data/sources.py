@@ -18,7 +18,7 @@ JOINERS = "\u200c\u200d"  # They shape Persian and Indic words and emoji.
 
 @runtime_checkable
 class Source(Protocol):
-    """A set of labelled images."""
+    """A set of labelled images: anything with `class_names`, a length and `read`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files and their labels."""
+    """Image files and their labels, counted from 0."""
 
     paths: Sequence[Path]
     labels: Sequence[int]
@@ -50,10 +50,16 @@ class FileSource:
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images in memory: uint8 [n, h, w, 3], and labels [n], whole numbers in an array of any width or in a list."""
+    """Images in memory, of one size, and their labels.
+
+    Raises:
+        UserError: images or labels of another shape or type, or a label without a name.
+    """
 
     images: np.ndarray
+    """uint8 [n, h, w, 3]."""
     labels: np.ndarray | Sequence[int]
+    """[n], whole numbers of any width, counted from 0."""
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -115,11 +121,12 @@ def labels_of(source: Source) -> Int32[np.ndarray, " n"]:
 
 
 class Splits(NamedTuple):
-    """A training and a test set of the same classes, and lines that the user should read."""
+    """A training and a test set of the same classes."""
 
     train: Source
     test: Source
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Lines that the user should read, such as how the test set was split off."""
 
 
 def split_source(source: Source, *, where: str, lacks: str, val_fraction: float, seed: int) -> Splits:

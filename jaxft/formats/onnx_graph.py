@@ -23,7 +23,7 @@ Arrays = Mapping[str, np.ndarray]
 def to_onnx(description: Description, state_dict: Arrays) -> onnx.ModelProto:
     """uint8 crops "images" [batch, s, s, 3] to float32 "probabilities" [batch, k].
 
-    Not by jax2onnx: it transposes around each convolution, drops the max-pool's padding and holds Orbax back.
+    By hand, for jax2onnx 0.17 drops the max-pool's padding, transposes around each convolution and holds Orbax back.
     """
     facts = self_contained_facts(description)
     side, num_classes = description.recipe.size, len(description.class_names)
