@@ -73,10 +73,8 @@ about = state_dict._metadata["{ABOUT}"]
 model = torchvision.models.{description.arch}(num_classes={len(description.class_names)}).eval()
 model.load_state_dict(state_dict, strict=True)
 
-transform = v2.Compose([
-    v2.Resize({sides}), v2.CenterCrop({side}), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-    v2.Normalize(about["mean"], about["std"]),
-])
+crop = v2.Compose([v2.Resize({sides}), v2.CenterCrop({side}), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+transform = v2.Compose([crop, v2.Normalize(about["mean"], about["std"])])
 image = transform(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"))
 print(dict(zip(about["classes"], model(image[None]).softmax(-1)[0].tolist())))
 """
