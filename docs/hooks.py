@@ -15,7 +15,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("jaxft.train", "jaxft.predict", "jaxft.data.check", "jaxft.data.preview", "convert.__main__")
+COMMANDS = (
+    *("jaxft.train", "jaxft.predict", "jaxft.export", "jaxft.runs"),
+    *("jaxft.data.check", "jaxft.data.preview", "convert.__main__"),
+)
 """The modules of the commands: the help of each is on their page."""
 COPIED = {"benchmarks/RESULTS.md": "results.md", "CHANGELOG.md": "changelog.md"}
 DOCUMENTS = COPIED | {"docs/library.md": "library.md"}

@@ -35,8 +35,8 @@ def describe_model(config: Config, class_names: Sequence[str]) -> Description:
     return Description(config.model.arch, config.model.width, recipe, tuple(class_names))
 
 
-def to_metadata(description: Description) -> dict[str, str]:
-    """The description as strings, with the constants of the preprocessing, for the metadata of any format.
+def to_facts(description: Description) -> dict[str, Any]:
+    """The description with the constants of the preprocessing, as JSON has values.
 
     Pixels of 0 to 1, resized (`eval_resize`: "short" side, or "squash" both, to `resize_size`) and cropped at the
     centre to `image_size`, are normalised by `mean` and `std`.
@@ -44,14 +44,27 @@ def to_metadata(description: Description) -> dict[str, str]:
     recipe = description.recipe
     return {
         "arch": description.arch,
-        "width": str(description.width),
-        "image_size": str(recipe.size),
-        "resize_size": str(recipe.resized),
+        "width": description.width,
+        "image_size": recipe.size,
+        "resize_size": recipe.resized,
         "eval_resize": recipe.resize,
-        "mean": json.dumps(IMAGENET_MEAN),
-        "std": json.dumps(IMAGENET_STD),
-        "classes": json.dumps(description.class_names, ensure_ascii=False),
+        "interpolation": "bilinear",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "classes": list(description.class_names),
     }
+
+
+def as_strings(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Facts for a format whose metadata are strings: what is none becomes JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in facts.items()
+    }
+
+
+def to_metadata(description: Description) -> dict[str, str]:
+    """The description as the metadata of a .safetensors file."""
+    return as_strings(to_facts(description))
 
 
 def save_model(path: str | Path, variables: Mapping[str, Any], description: Description) -> None:

@@ -22,11 +22,13 @@ ORDER = (
     *("arguments", "train", "run_list", "run_table", "runs"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
+    *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
+    *("formats.onnx_graph", "formats.onnx", "export"),
 )
-COMMANDS = {"arguments", "model_file", "training", "runs", "data.check", "data.preview"}
+COMMANDS = {"arguments", "model_file", "training", "runs", "data.check", "data.preview", "export"}
 HEAVY = {
     *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
-    *("tensorboard", "wandb"),
+    *("tensorboard", "wandb", "onnx", "onnxruntime"),
 }
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -48,6 +50,10 @@ ALLOWED = {
     "data.preview": {"tyro"},
     "rows": {"rich"},
     "predict": {"rich", "tyro"},
+    "formats.torchvision": {"torch", "torchvision"},
+    "formats.onnx_graph": {"onnx"},
+    "formats.onnx": {"onnxruntime"},
+    "export": {"tyro"},
 }
 
 
