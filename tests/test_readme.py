@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 import jaxft
+from jaxft import export
 from jaxft.config import to_json
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -49,11 +50,11 @@ PLACEHOLDERS = {"S": "0", "$(JOB_COMPLETION_INDEX)": "0"}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """The folder that the reader is in: photographs in class folders, two more, arrays, and RUN, a finished run."""
+    """The folder that the reader is in: photographs in class folders, more, arrays, RUN, a finished run, exports."""
     home = tmp_path_factory.mktemp("home")
     images = np.random.default_rng(0).integers(0, 256, (16, 48, 40, 3), np.uint8)
     files = [f"photos/{'train' if i < 12 else 'val'}/{('ants', 'bees')[i % 2]}/{i}.jpg" for i in range(16)]
-    for name, image in zip([*files, "one.jpg", "another.jpg"], [*images, *images], strict=False):
+    for name, image in zip([*files, "one.jpg", "another.jpg", "photo.jpg"], [*images, *images], strict=False):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(image).save(home / name)
     np.save(home / "images.npy", images)
@@ -61,6 +62,10 @@ def home(tmp_path_factory):
     scratch = jaxft.ModelConfig("resnet18", weights="none")
     config = jaxft.Config(str(home / "photos"), scratch, jaxft.ImageConfig(32), epochs=1, batch_size=8, devices=1)
     jaxft.fit(config, out=home / "RUN", verbose=False)
+    wide = jaxft.Description("resnet18", 64, jaxft.EvalCrop(224, "short"), ("ants", "bees"))
+    jaxft.save_model(home / "model.safetensors", jaxft.load(home / "RUN").variables, wide)
+    for to in ("torchvision", "stablehlo", "onnx"):
+        export.main([str(home / "model.safetensors"), "--to", to])
     return home
 
 
