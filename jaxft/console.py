@@ -1,7 +1,5 @@
 """What a run says while it works: tables at the start, a live line on a terminal, plain lines elsewhere."""
 
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from jaxft.config import Config, OptimConfig
 from jaxft.data.feed import Feed
 from jaxft.data.plan import gigabytes
 from jaxft.data.prepare import Data
+from jaxft.errors import let_go_of_stdout
 from jaxft.head import Row
 from jaxft.optim import learning_rates
 from jaxft.paths import count_by_label
@@ -31,9 +30,7 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Say no more; rich would end the run here, before it has saved."""
         self.quiet = True
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+        let_go_of_stdout()
 
 
 class Display:

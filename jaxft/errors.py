@@ -1,5 +1,6 @@
 """The one kind of error that is the user's to mend, and the exit statuses of every command."""
 
+import os
 import sys
 from collections.abc import Callable
 from textwrap import shorten
@@ -33,6 +34,13 @@ def nearest_batch_sizes(batch_size: int, multiple: int) -> str:
     return " or ".join(f"--batch-size {size}" for size in (below, above) if size)
 
 
+def let_go_of_stdout() -> None:
+    """Have what is still to be printed go nowhere: nobody reads it, and Python would try once more at the end."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
 def run_command(command: Callable[[], int], *, interrupted: str = "interrupted") -> NoReturn:
     """Run a command line and exit with its status; a UserError becomes one message and exit status 2.
 
@@ -40,6 +48,10 @@ def run_command(command: Callable[[], int], *, interrupted: str = "interrupted")
     """
     try:
         status = command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        let_go_of_stdout()
+        status = EXIT_PIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = EXIT_MISTAKE

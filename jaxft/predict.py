@@ -20,7 +20,7 @@ from jaxft.data.folders import EXTENSIONS
 from jaxft.data.named import LIST, find_images
 from jaxft.data.sources import shown
 from jaxft.download import cache_folder
-from jaxft.errors import EXIT_FOUND, EXIT_PIPE, UserError, run_command
+from jaxft.errors import EXIT_FOUND, UserError, run_command
 from jaxft.heat_maps import HeatMaps
 from jaxft.model_file import load
 from jaxft.rows import Row, Write, csv_rows, guesses, json_rows, tab_rows, terminal_rows
@@ -97,19 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     heat_maps = None if arguments.cam is None else HeatMaps.of(files, arguments.cam)
     counts: Counter[str | None] = Counter()
-    try:
-        with (
-            opened_rows(arguments, files, classifier.class_names) as write,
-            progress_bar(len(files), hidden=arguments.to_terminal) as advance,
-            closing(classify(files, classifier, arguments, heat_maps)) as rows,
-        ):
-            for row in rows:
-                write(row)
-                counts[row.top[0].class_name if row.top else None] += 1
-                advance()
-        return finish(arguments, counts)
-    except BrokenPipeError:
-        return EXIT_PIPE
+    with (
+        opened_rows(arguments, files, classifier.class_names) as write,
+        progress_bar(len(files), hidden=arguments.to_terminal) as advance,
+        closing(classify(files, classifier, arguments, heat_maps)) as rows,
+    ):
+        for row in rows:
+            write(row)
+            counts[row.top[0].class_name if row.top else None] += 1
+            advance()
+    return finish(arguments, counts)
 
 
 def check_arguments(arguments: Arguments) -> None:

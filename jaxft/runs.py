@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ import tyro
 
 from jaxft.config import check
 from jaxft.data.sources import shown
-from jaxft.errors import EXIT_PIPE, UserError, run_command
+from jaxft.errors import UserError, run_command
 from jaxft.run_list import Listed, find_runs, read_run
 from jaxft.run_table import table, text
 
@@ -56,12 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(top.is_dir(), f"{top}: no such folder. Pass the one that your runs are in.")
     runs = sorted(map(read_run, find_runs(top)), key=lambda run: sort_key(run, arguments.sort))
     check(bool(runs), f"{top}: no run in it, nor in the folders inside it. Pass the one that your runs are in.")
-    try:
-        output(runs, arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end.
-        return EXIT_PIPE
+    output(runs, arguments)
     return 0
 
 
