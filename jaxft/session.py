@@ -86,7 +86,7 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
     def should_save() -> bool:
         return checkpoints is not None and time.monotonic() - last_saved >= 60 * options.save_minutes
 
-    with stop_on_signals(display.say) as should_stop:
+    with stop_on_signals(display.alert) as should_stop:
         try:
             outcome = loop.fit(
                 run,

@@ -18,10 +18,12 @@ ORDER = (
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
     *("loop", "resume", "report", "run_folder", "console", "stop", "options", "session", "training"),
-    *("arguments", "train"),
+    *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
+    *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.series"),
+    *("arguments", "train", "compare"),
     *("data.grid", "data.preview"),
 )
-COMMANDS = {"arguments", "model_file", "training", "data.check", "data.preview"}
+COMMANDS = {"arguments", "compare", "model_file", "training", "data.check", "data.preview"}
 HEAVY = {"grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"}
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -32,7 +34,11 @@ ALLOWED = {
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},
+    "comparison.board": {"rich"},
+    "comparison.series": {"rich"},
+    "comparison.figure": {"matplotlib"},
     "arguments": {"tyro"},
+    "compare": {"rich", "tyro"},
     "session": {"orbax"},
     "training": {"orbax"},
     "data.grid": {"matplotlib"},
