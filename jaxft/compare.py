@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 
 from configs import PRESETS
-from jaxft.arguments import Hosts, starting_point
+from jaxft.arguments import Hosts, starting_point, taken
 from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan, read_plan
 from jaxft.comparison.results import ArmResult
@@ -42,12 +42,12 @@ ARM_HELP = f"What is compared: {'; '.join(f'{arm.name} ({arm.description})' for 
 
 
 @dataclass(frozen=True)
-class Series:
+class ArmsAndSeeds:
     """What is compared, and how often."""
 
     arms: Annotated[tuple[str, ...], tyro.conf.arg(help=ARM_HELP)] = ("pretrained", "scratch")
     seeds: int = SEEDS
-    """Runs of each arm: with --seed, the next one, and so on."""
+    """Runs of each arm, with --seed, the next one, and so on."""
 
     def __post_init__(self) -> None:
         check(self.seeds >= 1, f"--seeds {self.seeds}: must be at least 1.")
@@ -70,7 +70,7 @@ class CompareOptions(Options):
 class Arguments:
     """What is compared, what a run is, where the runs go, and with which other processes."""
 
-    series: Series = field(default_factory=Series)
+    comparison: ArmsAndSeeds = field(default_factory=ArmsAndSeeds)
     config: Config = field(default_factory=Config)
     options: CompareOptions = field(default_factory=CompareOptions)
     hosts: Hosts = field(default_factory=Hosts)
@@ -83,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: what the user can mend.
     """
     name, arguments = parse(sys.argv[1:] if argv is None else argv)
-    config, hosts, series = arguments.config, arguments.hosts, arguments.series
+    config, hosts, chosen = arguments.config, arguments.hosts, arguments.comparison
     if config.deterministic:
         make_deterministic()
     flags = Processes(hosts.coordinator, hosts.num_processes, hosts.process_id)
     with joined(find(flags, os.environ), hosts.heartbeat_timeout):
         console = Terminal(soft_wrap=True, highlight=False, quiet=not is_first())
-        return compare(Plan(name, config, series.arms, series.seeds), arguments.options, console)
+        return compare(Plan(name, config, chosen.arms, chosen.seeds), arguments.options, console)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -100,14 +100,12 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     Raises:
         UserError: no such preset, no such file, or a value that cannot be.
     """
-    found: list[Plan] = []
-
-    def resumed(out: Path) -> Config | None:
-        found.extend(filter(None, [read_plan(out)]))
-        return found[0].config if found else None
-
-    name, base, words = starting_point(argv, resumed)
-    name, series = (found[0].preset, Series(found[0].arms, found[0].num_seeds)) if found else (name, Series())
+    out, _ = taken(argv, "--out")
+    plan = read_plan(Path(out)) if out is not None and "--resume" in argv else None
+    name, base, words = starting_point(argv, lambda _: None if plan is None else plan.config)
+    chosen = ArmsAndSeeds()
+    if plan is not None:
+        name, chosen = plan.preset, ArmsAndSeeds(plan.arms, plan.num_seeds)
     arguments = tyro.cli(
         Arguments,
         prog="python -m jaxft.compare [PRESET | --config RUN/config.json]",
@@ -116,7 +114,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         "when left out. --resume --out FOLDER carries a stopped comparison on. Flags change either; the defaults below "
         f"are those of {name or 'demo'}.",
         args=words,
-        default=Arguments(series, base),
+        default=Arguments(chosen, base),
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return name, arguments
@@ -138,7 +136,7 @@ def compare(plan: Plan, options: Options, console: Terminal) -> int:
             return EXIT_STOPPED
         if comparison is not None:
             tell(comparison, plan, out, console)
-        return EXIT_NONFINITE if any(series.diverged.values()) else 0
+        return EXIT_NONFINITE if series.diverged else 0
 
 
 def announce(plan: Plan, out: Path, console: Terminal) -> None:

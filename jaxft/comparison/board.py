@@ -27,7 +27,7 @@ class Board:
         self.done = 0
         self.seconds: list[float] = []
         """Of the trials that were run now."""
-        self.name = ""
+        self.name, self.started = "", 0.0
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -34,6 +34,8 @@ class Part(NamedTuple):
 
     config: Config
     folder: Path
+    follows: bool
+    """Its weights are another part's model."""
 
 
 class Trial(NamedTuple):
@@ -105,5 +107,5 @@ def make_trial(arm: str, configs: Sequence[Config], seed: int, out: Path) -> Tri
         model = config.model
         if parts:
             model = replace(model, weights=str(parts[-1].folder.absolute()), head="reuse", head_map=())
-        parts.append(Part(replace(config, model=model, seed=seed), folder))
+        parts.append(Part(replace(config, model=model, seed=seed), folder, follows=bool(parts)))
     return Trial(arm, seed, parts)

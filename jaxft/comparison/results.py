@@ -80,7 +80,8 @@ def figures_of(outcome: Outcome) -> dict[str, float]:
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard error."""
-    return Spread(float(np.mean(values)), None if len(values) == 1 else float(standard_error(np.array(values))))
+    found = np.array(values, np.float64)
+    return Spread(float(found.mean()), None if len(found) == 1 else float(standard_error(found)))
 
 
 def standard_error(values: Float[np.ndarray, "seeds ..."]) -> Any:
@@ -134,14 +135,14 @@ def arm_content(arm: ArmResult) -> dict[str, Any]:
     """An arm's part of compare.json; the configs are those of the first seed."""
     return {
         "description": ARMS[arm.name].description,
-        "configs": [json.loads(to_json(config)) for config, _ in arm.first.parts],
+        "configs": [json.loads(to_json(config)) for config, _, _ in arm.first.parts],
         "figures": {name: found._asdict() for name, found in arm.figures.items()},
         "curves": {name: found._asdict() for name, found in arm.curves.items()},
         "diverged": {str(seed): why for seed, why in arm.diverged.items()},
         "runs": [
             {
                 "seed": outcome.trial.seed,
-                "folders": [f"{arm.name}/{folder.name}" for _, folder in outcome.trial.parts],
+                "folders": [f"{arm.name}/{folder.name}" for _, folder, _ in outcome.trial.parts],
                 **figures_of(outcome),
                 "hits": int(outcome.hits.sum()),
                 "test_images": len(outcome.hits),

@@ -1,13 +1,14 @@
 """A comparison, whole: its folder, its trials one after the other, and what they come to."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -38,11 +39,18 @@ class Comparison(NamedTuple):
     verdict: Verdict
 
 
-class Series(NamedTuple):
-    """What the trials came to, by arm and seed; in process 0 alone they have outcomes."""
+class Diverged(NamedTuple):
+    """A trial whose loss became infinite or NaN, and where."""
 
-    outcomes: Mapping[str, Mapping[int, Outcome]]
-    diverged: Mapping[str, Mapping[int, str]]
+    trial: Trial
+    why: str
+
+
+class Series(NamedTuple):
+    """What the trials came to; outcomes are in process 0 alone."""
+
+    outcomes: Sequence[Outcome]
+    diverged: Sequence[Diverged]
     test_per_train: float | None
     """Test images over training images, where each seed has a split of its own."""
 
@@ -86,9 +94,9 @@ def check_trials(trials: Sequence[Trial], options: Options, num_devices: int, co
         UserError: an arm that cannot begin, or a run with another config.
     """
     for trial in trials if is_first() else ():
-        for config, folder in trial.parts:
-            if holds_run(folder):
-                check_config(read_config(folder / "config.json"), config, force=options.force)
+        for part in trial.parts:
+            if holds_run(part.folder) and not has_ended(part):
+                check_config(read_config(part.folder / "config.json"), part.config, force=options.force)
     seen: set[str] = set()
     for trial in trials:
         if trial.arm not in seen:
@@ -103,7 +111,7 @@ def check_trials(trials: Sequence[Trial], options: Options, num_devices: int, co
 
 def check_start(trial: Trial, options: Options, num_devices: int, display: Display) -> None:
     """Raise a UserError where a trial cannot begin."""
-    config, folder = trial.parts[0]
+    config, folder, _ = trial.parts[0]
     options = replace(options, out=folder, resume=True)
     inputs = open_inputs(trial.name, config, options, None, num_devices, display)
     class_names = inputs.splits.train.class_names
@@ -131,8 +139,8 @@ def run_series(trials: Sequence[Trial], options: Options, console: Console) -> S
         StoppedError: by a signal.
         UserError: what the user can mend; it names the trial.
     """
-    outcomes: dict[str, dict[int, Outcome]] = {trial.arm: {} for trial in trials}
-    diverged: dict[str, dict[int, str]] = {trial.arm: {} for trial in trials}
+    outcomes: list[Outcome] = []
+    diverged: list[Diverged] = []
     tests: set[tuple[int, ...] | None] = set()
     num_train = num_test = 1
     with Board(console, len(trials), sum(part.config.epochs for part in trials[0].parts)) as board:
@@ -143,25 +151,30 @@ def run_series(trials: Sequence[Trial], options: Options, console: Console) -> S
             num_train, num_test = len(splits.train), len(splits.test)
             for trial in (first, *rest):
                 came_to = run_trial_on(board, trial, splits, options)
-                if isinstance(came_to, str):
-                    diverged[trial.arm][trial.seed] = came_to
+                if isinstance(came_to, Diverged):
+                    diverged.append(came_to)
                 elif came_to is not None:
-                    outcomes[trial.arm][trial.seed] = came_to
+                    outcomes.append(came_to)
     return Series(outcomes, diverged, num_test / num_train if len(tests) > 1 else None)
 
 
-def run_trial_on(board: Board, trial: Trial, splits: Splits, options: Options) -> Outcome | str | None:
-    """Run a trial and say how it went: its outcome, in process 0, or why it diverged."""
+def run_trial_on(board: Board, trial: Trial, splits: Splits, options: Options) -> Outcome | Diverged | None:
+    """Run a trial and say how it went; None in another process than 0, unless it diverged."""
     ended_before = told_by_first(all(map(has_ended, trial.parts)))
     board.began(trial)
     try:
-        failure = run_trial(trial, splits, options, board)
-        outcome = read_outcome(trial, splits) if failure is None and is_first() else None
+        why = run_trial(trial, splits, options, board)
+        if why is not None:
+            board.ended(f"{why} The others go on.", ran=True)
+            return Diverged(trial, why)
+        if not is_first():
+            return None
+        outcome = read_outcome(trial, splits)
     except UserError as error:
         raise UserError(f"{trial.name}: {error}") from None
-    words = f"{failure} The others go on." if outcome is None else outcome_words(outcome)
+    words = outcome_words(outcome)
     board.ended(f"there already, {words}" if ended_before else words, ran=not ended_before)
-    return failure or outcome
+    return outcome
 
 
 def outcome_words(outcome: Outcome) -> str:
@@ -181,8 +194,9 @@ def conclude(plan: Plan, trials: Sequence[Trial], series: Series, out: Path) -> 
     """
     arms = []
     for name in plan.arms:
-        first = next(trial for trial in trials if trial.arm == name)
-        arms.append(arm_result(first, list(series.outcomes[name].values()), series.diverged[name]))
+        outcomes = [outcome for outcome in series.outcomes if outcome.trial.arm == name]
+        diverged = {trial.seed: why for trial, why in series.diverged if trial.arm == name}
+        arms.append(arm_result(next(trial for trial in trials if trial.arm == name), outcomes, diverged))
     hits = {arm.name: {outcome.trial.seed: outcome.hits for outcome in arm.outcomes} for arm in arms if arm.outcomes}
     comparison = Comparison(arms, judge(hits, series.test_per_train))
     with writing(out):
@@ -194,7 +208,8 @@ def conclude(plan: Plan, trials: Sequence[Trial], series: Series, out: Path) -> 
 def figure_title(plan: Plan) -> str:
     """What was compared, in a line."""
     config, seeds = plan.config, plan.num_seeds
-    data = shown(Path(config.data).name or config.data)
+    path = urlsplit(config.data).path if config.data.startswith(("http://", "https://")) else config.data
+    data = shown(Path(path).expanduser().absolute().name)
     start = f"{config.model.arch} on {data}, {counted(config.epochs, 'epoch')}; test accuracy after the last"
     return start if seeds == 1 else f"{start}: mean ± standard error of {seeds} seeds"
 

@@ -65,11 +65,13 @@ def run_trial(trial: Trial, splits: Splits, options: Options, board: Board) -> s
 
 
 def has_ended(part: Part) -> bool:
-    """Whether a run is over and its results are written; with `--force`, it may have been another one."""
-    config, folder = part
+    """Whether a run is over and its results are written, and it is this one, not one that `--force` changes."""
+    config, folder, follows = part
     if not (folder / "summary.json").exists():
         return False
-    return differences(read_config(folder / "config.json"), config).keys() <= FREE
+    # The folder may have been moved, and with it the model that the run started from.
+    free = FREE | {"--weights"} if follows else FREE
+    return differences(read_config(folder / "config.json"), config).keys() <= free
 
 
 def read_outcome(trial: Trial, splits: Splits) -> Outcome:

@@ -47,7 +47,8 @@ def judge(arms: Mapping[str, ArmHits], test_per_train: float | None) -> Verdict:
     near = [pair for pair in pairs if pair.difference.low <= 1]
     wins = not near and len(paired) == len(others)
     told = (near or pairs)[0]
-    sentence = (winning_sentence if wins else undecided_sentence)(told, accuracies)
+    worse = [pair.other for pair in pairs if pair.difference.low > 1]
+    sentence = winning_sentence(told, accuracies) if wins else undecided_sentence(told, accuracies, worse)
     num_images = len(arms[best][told.seeds[0]])
     return Verdict(best if wins else None, sentence, method(told, num_images, len(others), test_per_train), pairs)
 
@@ -71,12 +72,13 @@ def winning_sentence(pair: Pair, accuracies: Mapping[str, float]) -> str:
     )
 
 
-def undecided_sentence(pair: Pair, accuracies: Mapping[str, float]) -> str:
-    """That the best arm may be the best by chance."""
+def undecided_sentence(pair: Pair, accuracies: Mapping[str, float], worse: Sequence[str]) -> str:
+    """That the best arm may be the best by chance, and which arms are worse than it by more."""
     best, other, _, found = pair
+    rest = f" Worse than {best} by more than chance: {', '.join(worse)}." if worse else ""
     return (
         f"no clear winner: {best} has test accuracy {accuracies[best]:.3f} and {other} {accuracies[other]:.3f}, "
-        f"{odds_words(found)}: that may be chance."
+        f"{odds_words(found)}: that may be chance.{rest}"
     )
 
 
