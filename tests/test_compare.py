@@ -13,16 +13,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import scipy.stats
+from matplotlib.colors import to_rgb
+from rich.console import Console
 from safetensors.numpy import load_file
 
 import jaxft
 from configs import preset
-from jaxft.compare import main
+from jaxft.compare import main, parse
 from jaxft.comparison.arms import ARMS, parts_of
 from jaxft.comparison.chance import difference
-from jaxft.comparison.figure import draw_comparison
+from jaxft.comparison.figure import STYLES, draw_comparison
 from jaxft.comparison.plan import Plan, make_trials
 from jaxft.comparison.results import ArmResult, Curve, Spread, arm_result, points
+from jaxft.comparison.series import check_trials
 from jaxft.comparison.trials import Outcome, clock_of
 from jaxft.config import Config, by_flag
 from jaxft.data.kitchen import target_set
@@ -298,6 +301,12 @@ def test_arms_that_the_weights_do_not_allow(photos, tmp_path):
         main([*flags, "--arms", "pretrained", "reuse"])
     with pytest.raises(UserError, match="scratch: --freeze layer1 with --weights none would freeze random layers"):
         main([*flags, "--freeze", "layer1"])
+    # One class that is known is enough.
+    (other / "train/moons").rename(other / "train/hot dogs")
+    (other / "val/moons").rename(other / "val/hot dogs")
+    _, arguments = parse([*flags, "--arms", "pretrained", "reuse"])
+    trials = make_trials(Plan("folder", arguments.config, arguments.comparison.arms, 1), out)
+    check_trials(trials, arguments.options, 1, Console(quiet=True))
     assert not out.exists()
 
 
@@ -380,7 +389,9 @@ def test_the_figure_of_any_number_of_arms_and_epochs(tmp_path, num_arms, num_epo
         arms.append(ArmResult(name, outcome(0, [0.5]).trial, [], {}, {"final_accuracy": Spread(0.5, math.pi)}, curves))
     draw_comparison(arms, "a_1 $x_1$", [tmp_path / "f.png"])
     with PIL.Image.open(tmp_path / "f.png") as image:
-        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+        pixels = np.asarray(image.convert("RGB"))
+    for colour, _ in STYLES[:num_arms]:
+        assert (pixels == [round(255 * each) for each in to_rgb(colour)]).all(-1).sum() > 50
 
 
 def test_help_names_the_arms_and_the_flags():
