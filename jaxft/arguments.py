@@ -1,6 +1,6 @@
 """The command line of a run: a preset or a config, changed by flags, and where and how it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,16 +50,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     Raises:
         UserError: no such preset, no such file, or a value that cannot be.
     """
-    path, words = taken(argv, "--config")
-    out, _ = taken(argv, "--out")
-    if path is not None:
-        name, base = Path(path).absolute().parent.name, read_config(Path(path))
-    elif words and not words[0].startswith("-"):
-        name, base = words[0], preset(words.pop(0))
-    elif "--resume" in words and out is not None and holds_run(Path(out)):
-        name, base = Path(out).name, read_config(Path(out) / "config.json")
-    else:
-        name, base = "" if "--resume" in words else "demo", preset("demo")
+    name, base, words = starting_point(argv, lambda out: read_config(out / "config.json") if holds_run(out) else None)
     arguments = tyro.cli(
         Arguments,
         prog="python -m jaxft.train [PRESET | --config RUN/config.json]",
@@ -71,6 +62,26 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return name, arguments
+
+
+def starting_point(argv: Sequence[str], resumed: Callable[[Path], Config | None]) -> tuple[str, Config, list[str]]:
+    """What the flags change, its name, and the words without it; `resumed` gives the config that a folder holds.
+
+    Raises:
+        UserError: no such preset, or no such file.
+    """
+    path, words = taken(argv, "--config")
+    if path is not None:
+        return Path(path).absolute().parent.name, read_config(Path(path)), words
+    if words and not words[0].startswith("-"):
+        return words[0], preset(words[0]), words[1:]
+    if "--resume" not in words:
+        return "demo", preset("demo"), words
+    out, _ = taken(argv, "--out")
+    found = None if out is None else resumed(Path(out))
+    if out is None or found is None:
+        return "", preset("demo"), words
+    return Path(out).name, found, words
 
 
 def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

@@ -134,6 +134,24 @@ def initial_variables(
     config: ModelConfig, model: ResNet, class_names: Sequence[str], pretrained: Pretrained | None, key: Key[Array, ""]
 ) -> tuple[Any, Sequence[Row] | None]:
     """The variables at step 0, and with `--head reuse` where each row of the head came from."""
+    rows = reused_rows(config, class_names, pretrained)
+    if pretrained is None:
+        images = jnp.zeros((1, 64, 64, 3))
+        return jax.jit(lambda key: model.init(key, images, train=False))(key), None
+    params, batch_stats = pretrained.variables["params"], pretrained.variables["batch_stats"]
+    source = Head(**params["fc"])
+    head = xavier(key, source.kernel.shape[0], len(class_names))
+    if rows is not None:
+        head = reuse(head, source, rows)
+    return {"params": params | {"fc": head._asdict()}, "batch_stats": batch_stats}, rows
+
+
+def reused_rows(config: ModelConfig, class_names: Sequence[str], pretrained: Pretrained | None) -> Sequence[Row] | None:
+    """Where each row of the head comes from with `--head reuse`; None without.
+
+    Raises:
+        UserError: a freeze or a head that these weights do not allow.
+    """
     if pretrained is None:
         if config.freeze != "none":
             raise UserError(
@@ -142,18 +160,14 @@ def initial_variables(
             )
         if config.head == "reuse":
             raise UserError("--head reuse needs a pretrained classifier. Pass --head xavier, or pretrained weights.")
-        images = jnp.zeros((1, 64, 64, 3))
-        return jax.jit(lambda key: model.init(key, images, train=False))(key), None
-    params, batch_stats = pretrained.variables["params"], pretrained.variables["batch_stats"]
-    source = Head(**params["fc"])
-    head, rows = xavier(key, source.kernel.shape[0], len(class_names)), None
-    if config.head == "reuse":
-        if pretrained.class_names is None:
-            raise UserError(
-                f"--head reuse: the class names of {config.weights} are not known (it has {source.bias.shape[0]} "
-                "classes, ImageNet 1000). Pass --head xavier, or a run folder or ImageNet weights."
-            )
-        head_map = {name: int(index) for name, _, index in (entry.rpartition("=") for entry in config.head_map)}
-        rows = match_rows(class_names, pretrained.class_names, head_map)
-        head = reuse(head, source, rows)
-    return {"params": params | {"fc": head._asdict()}, "batch_stats": batch_stats}, rows
+        return None
+    if config.head != "reuse":
+        return None
+    if pretrained.class_names is None:
+        num_known = pretrained.variables["params"]["fc"]["bias"].shape[0]
+        raise UserError(
+            f"--head reuse: the class names of {config.weights} are not known (it has {num_known} "
+            "classes, ImageNet 1000). Pass --head xavier, or a run folder or ImageNet weights."
+        )
+    head_map = {name: int(index) for name, _, index in (entry.rpartition("=") for entry in config.head_map)}
+    return match_rows(class_names, pretrained.class_names, head_map)

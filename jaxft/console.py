@@ -76,6 +76,10 @@ class Display:
         """Show a line that the user should read."""
         self.console.print(line, highlight=False, markup=False)
 
+    def alert(self, line: str) -> None:
+        """Show a line that tells of a signal."""
+        self.say(line)
+
     def resumed(self, step: int, records: Sequence[Record]) -> None:
         """Say where a run goes on."""
         self.first_epoch = records[-1].epoch if records else 0.0

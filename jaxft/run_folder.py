@@ -164,6 +164,19 @@ def write_records(out: Path, records: Sequence[Record]) -> None:
     replace_text(out / "metrics.jsonl", "".join(map(record_line, records)))
 
 
+def read_records(out: Path) -> list[Record]:
+    """The records in metrics.jsonl.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = out / "metrics.jsonl"
+    try:
+        return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not what a run writes ({error}). Pass another folder.") from None
+
+
 def append_record(out: Path, record: Record) -> None:
     """Add a line to metrics.jsonl."""
     with writing(out), (out / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -88,7 +88,7 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
         return checkpoints is not None and time.monotonic() - last_saved >= 60 * options.save_minutes
 
     watched = watching(out, config, options, past.records, display.say)
-    with watched as watchers, stop_on_signals(display.say) as should_stop:
+    with watched as watchers, stop_on_signals(display.alert) as should_stop:
         try:
             outcome = loop.fit(
                 run,

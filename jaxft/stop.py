@@ -15,6 +15,19 @@ SHOW_CURSOR = b"\x1b[?25h"  # A live line hides it, and an end at once does not 
 
 
 @contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as SIGINT does; of several processes JAX has it."""
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[int], bool]]:
     """Gives a function of the step: whether to stop after it. Ask it once a step.
 

@@ -28,9 +28,11 @@ def environment(num_devices: int = 1, *, compiled: Path | None = None) -> dict[s
     return own
 
 
-def start(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.Popen:
-    """The command as a process, of one device unless `env` says otherwise."""
-    words = [sys.executable, "-m", "jaxft.train", *map(str, arguments)]
+def start(
+    *arguments: object, command: str = "train", env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.Popen:
+    """A command as a process, of one device unless `env` says otherwise."""
+    words = [sys.executable, "-m", f"jaxft.{command}", *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, cwd=cwd, env=env or environment(), **pipes)
 
@@ -43,18 +45,22 @@ def ended(process: subprocess.Popen, status: int = 0) -> str:
     return printed + errors
 
 
-def finished(*arguments: object, status: int = 0, env: dict[str, str] | None = None) -> str:
-    """What the command printed, its exit status checked."""
-    return ended(start(*arguments, env=env), status)
+def finished(*arguments: object, command: str = "train", status: int = 0, env: dict[str, str] | None = None) -> str:
+    """What a command printed, its exit status checked."""
+    return ended(start(*arguments, command=command, env=env), status)
 
 
 def start_processes(
-    num: int, num_devices: int, *arguments: object, own: Sequence[dict[str, str]] | None = None
+    num: int,
+    num_devices: int,
+    *arguments: object,
+    command: str = "train",
+    own: Sequence[dict[str, str]] | None = None,
 ) -> list[subprocess.Popen]:
     """The processes of one run on this machine; `own` is what each has in its environment besides."""
     flags = ["--coordinator", f"localhost:{free_port()}", "--num-processes", num, "--process-id"]
     env = environment(num_devices)
-    return [start(*arguments, *flags, i, env=env | (own[i] if own else {})) for i in range(num)]
+    return [start(*arguments, *flags, i, command=command, env=env | (own[i] if own else {})) for i in range(num)]
 
 
 def free_port() -> int:

@@ -19,13 +19,15 @@ ORDER = (
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
     *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options"),
     *("event_files", "wandb_run", "watch", "session", "training"),
-    *("arguments", "train", "run_list", "run_table", "runs"),
+    *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
+    *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.series"),
+    *("arguments", "train", "compare", "run_list", "run_table", "runs"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
     *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
     *("formats.onnx_graph", "formats.onnx", "export"),
 )
-COMMANDS = {"arguments", "model_file", "training", "runs", "data.check", "data.preview", "export"}
+COMMANDS = {"arguments", "compare", "model_file", "training", "runs", "data.check", "data.preview", "export"}
 HEAVY = {
     *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
     *("tensorboard", "wandb", "onnx", "onnxruntime"),
@@ -39,9 +41,13 @@ ALLOWED = {
     "report": {"matplotlib"},
     "console": {"rich"},
     "checkpoint": {"orbax"},
+    "comparison.board": {"rich"},
+    "comparison.series": {"rich"},
+    "comparison.figure": {"matplotlib"},
     "arguments": {"tyro"},
     "event_files": {"tensorboard"},
     "wandb_run": {"wandb"},
+    "compare": {"rich", "tyro"},
     "session": {"orbax"},
     "training": {"orbax"},
     "run_table": {"rich"},

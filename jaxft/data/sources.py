@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -110,6 +110,19 @@ class Subset:
     def read(self, i: int) -> tuple[Encoded, int]:
         """Image i of these, and its label."""
         return self.source.read(self.rows[i])
+
+
+class Images(Sequence[Encoded]):
+    """A source's images without their labels, each read when it is asked for."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.source.read(i)[0]
 
 
 def labels_of(source: Source) -> Int32[np.ndarray, " n"]:
