@@ -70,7 +70,7 @@ def readme_pages() -> list[Page]:
 
 def relinked(text: str, places: dict[str, str]) -> str:
     """The Markdown with its links going to where the site has things."""
-    return re.sub(r"\]\(([^)]+)\)", lambda link: f"]({places.get(link[1], link[1])})", text)
+    return re.sub(r"\]\(([^)]+)\)", lambda link: f"]({places.get(link[1], link[1].removeprefix('docs/'))})", text)
 
 
 def commands_page() -> str:

@@ -71,7 +71,7 @@ def words(text):
 
 
 def words_of_markdown(text):
-    return words(re.sub(r"\]\([^)]*\)|^```\w*|`", "", text, flags=re.MULTILINE))
+    return words(re.sub(r"!\[[^]]*\]\([^)]*\)|\]\([^)]*\)|^```\w*|`", "", text, flags=re.MULTILINE))
 
 
 def is_command(path):
