@@ -185,10 +185,15 @@ def append_record(out: Path, record: Record) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file of the run's folder, whole or not at all."""
-    scratch = path.with_name(f".{path.name}")
     with writing(path.parent):
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    scratch = path.with_name(f".{path.name}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

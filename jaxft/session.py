@@ -16,12 +16,15 @@ from jaxft.checkpoint import NonFiniteStateError, latest_good, restore, save, wa
 from jaxft.config import Config
 from jaxft.console import Display
 from jaxft.data.feed import Feed
+from jaxft.data.prepare import Data
 from jaxft.loop import Hooks, NonFiniteLossError, Progress
 from jaxft.model_file import describe_model, save_model
 from jaxft.options import Options
 from jaxft.processes import agreed
 from jaxft.records import Record, Watcher
-from jaxft.report import draw_curves, summarise
+from jaxft.report.curves import draw_curves
+from jaxft.report.summary import summarise
+from jaxft.report.write import try_report
 from jaxft.resume import Past, about, check_not_over, take_up
 from jaxft.run_folder import append_record, describe, replace_text, write_records, writing
 from jaxft.step import TrainState
@@ -49,7 +52,7 @@ class Job(NamedTuple):
 
     config: Config
     options: Options
-    class_names: Sequence[str]
+    data: Data
     facts: dict[str, Any]
     out: Path
     display: Display
@@ -126,7 +129,7 @@ def carry_on(job: Job, run: Run, checkpoints: CheckpointManager | None) -> tuple
     check_not_over(int(run.state.step), past.records, job.facts, job.config)
     if checkpoints is not None:
         # Not before: a config or data that do not fit must not become those of the run that is there.
-        describe(job.out, job.config, job.class_names)
+        describe(job.out, job.config, job.data.class_names)
         write_records(job.out, past.records)
     if job.options.resume:
         job.display.resumed(int(run.state.step), past.records)
@@ -134,15 +137,16 @@ def carry_on(job: Job, run: Run, checkpoints: CheckpointManager | None) -> tuple
 
 
 def write_results(job: Job, state: TrainState, records: Sequence[Record], summary: dict[str, Any]) -> None:
-    """Write the model, the summary and the figure, and say how it went."""
+    """Write the model, the summary, the figure and the report, and say how it went."""
     config, out = job.config, job.out
     with writing(out):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        save_model(out / "model.safetensors", variables, describe_model(config, job.class_names))
+        save_model(out / "model.safetensors", variables, describe_model(config, job.data.class_names))
         replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         draw_curves(
             records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}"
         )
+    try_report(out, job.data.train, job.data.test, job.display.say)
     job.display.finished(summary, out)
 
 

@@ -117,7 +117,7 @@ def train(
     run = build(config, data.class_names, inputs.pretrained, stores=stores(data), class_weights=weights)
     if is_first():
         announce(config, data, feed, run, display)
-    job = Job(config, options, data.class_names, facts, inputs.out, display, watchers, started)
+    job = Job(config, options, data, facts, inputs.out, display, watchers, started)
     with ExitStack() as stack:
         out, checkpoints = agreed(lambda: open_outputs(job, stack) if is_first() else (job.out, None))
         return run_loop(job._replace(out=out), run, feed, checkpoints)

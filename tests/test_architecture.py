@@ -17,7 +17,10 @@ ORDER = (
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare"),
     *("optim", "step", "parallel", "build", "classifier", "model_file", "compiled", "orbax_words", "checkpoint"),
-    *("loop", "resume", "overlay", "report", "run_folder", "console", "stop", "options"),
+    *("loop", "resume", "run_folder", "overlay", "data.views"),
+    *("report.summary", "report.curves", "report.words", "report.svg"),
+    *("report.evaluation", "report.charts", "report.pictures", "report.shell", "report.finished", "report.scoring"),
+    *("report.gallery", "report.page", "report.write", "report.__main__", "console", "stop", "options"),
     *("event_files", "wandb_run", "watch", "session", "training"),
     *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
     *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.series"),
@@ -29,8 +32,8 @@ ORDER = (
 )
 COMMANDS = {"arguments", "compare", "model_file", "training", "runs", "data.check", "data.preview", "export"}
 HEAVY = {
-    *("grain", "tyro", "rich", "matplotlib", "tensorflow_datasets", "orbax", "torch", "torchvision", "tensorflow"),
-    *("tensorboard", "wandb", "onnx", "onnxruntime"),
+    *("grain", "tyro", "rich", "matplotlib", "jinja2", "markupsafe", "tensorflow_datasets", "orbax"),
+    *("torch", "torchvision", "tensorflow", "tensorboard", "wandb", "onnx", "onnxruntime"),
 }
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
@@ -38,7 +41,11 @@ ALLOWED = {
     "data.tfds": {"tensorflow_datasets"},
     "data.check": {"rich", "tyro"},
     "fonts": {"matplotlib"},
-    "report": {"matplotlib"},
+    "report.curves": {"matplotlib"},
+    "report.svg": {"markupsafe"},
+    "report.charts": {"markupsafe"},
+    "report.shell": {"jinja2", "markupsafe"},
+    "report.__main__": {"rich", "tyro"},
     "console": {"rich"},
     "checkpoint": {"orbax"},
     "comparison.board": {"rich"},

@@ -157,7 +157,8 @@ def test_a_disk_that_is_full_when_the_results_are_written(whole, tmp_path):
         printed = finished("--resume", "--out", out)
         assert "going on from step 2" in printed and "epoch 1/1" not in printed
         assert (out / "metrics.jsonl").read_bytes() == before
-        assert {path.name for path in out.iterdir()} == names | {"model.safetensors", "summary.json", "curves.png"}
+        results = {"model.safetensors", "summary.json", "curves.png", "report.html"}
+        assert {path.name for path in out.iterdir()} == names | results
     """
     printed_on_a_disk(tmp_path / "disk", "size=7m", code)
 
@@ -343,7 +344,7 @@ def test_what_may_change_and_what_not(whole, tmp_path, capsys):
 def test_a_finished_run_only_writes_its_results_again(whole, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    for name in ("model.safetensors", "summary.json", "curves.png", "metrics.jsonl"):
+    for name in ("model.safetensors", "summary.json", "curves.png", "report.html", "metrics.jsonl"):
         (out / name).unlink()
     assert run(*RUN, "--out", out, "--resume") == 0
     assert "epoch" not in capsys.readouterr().out.partition("going on from step 6")[2]

@@ -21,7 +21,7 @@ from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, by_flag
 from jaxft.data.batches import epoch_ends
 from jaxft.errors import UserError
 from jaxft.records import Record, read_records
-from jaxft.report import summarise
+from jaxft.report.summary import summarise
 from jaxft.run_folder import describe, held, is_held, replace_text, write_records
 from jaxft.run_list import find_runs, read_run
 from jaxft.run_table import table

@@ -47,7 +47,7 @@ def test_a_folder_from_photos_to_pytorch(photos, tmp_path, capsys):
         assert line in printed
     assert {path.name for path in out.iterdir()} == {
         "config.json", "classes.json", "metrics.jsonl", "summary.json", "model.safetensors", "curves.png",
-        "checkpoints",
+        "report.html", "checkpoints",
     }  # fmt: skip
     assert json.loads((out / "classes.json").read_text()) == ["hot dogs", "salad"]
     summary, lines = json.loads((out / "summary.json").read_text()), records(out)

@@ -6,24 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 import tyro
 
 from jaxft.config import Config, read_config
-from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmented, Batch, make_augment
-from jaxft.data.canvas import canvas_size
+from jaxft.data.canvas import Photo, canvas_size, decode_one
 from jaxft.data.grid import Cell, draw_grid
 from jaxft.data.images import Canvas, EvalCrop, render
 from jaxft.data.load import open_splits
-from jaxft.data.sources import Source, shown
+from jaxft.data.sources import Source
+from jaxft.data.views import Shares, draw_views, first_good, in_turn, unsquashed
 from jaxft.download import cache_folder
 from jaxft.errors import UserError, run_command
-
-LOOKED_AT = 20
-"""So many candidates for each image that is shown, so that every class gets its turn."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +54,10 @@ class Arguments:
 
 
 class Shown(NamedTuple):
-    """One photograph: where from, what it is, its canvas, its own (height, width), and evaluation's crop."""
+    """A photograph as training keeps it, and evaluation's crop of it."""
 
-    name: str
-    label: int
-    canvas: np.ndarray
-    size: tuple[int, int]
-    eval_crop: np.ndarray
+    photo: Photo
+    crop: np.ndarray
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,75 +118,34 @@ def choose(source: Source, config: Config, num_images: int) -> list[Shown]:
     """
     images = config.images
     side = images.canvas or canvas_size(source, images.image_size)
-    order = np.random.default_rng(config.seed).permutation(len(source))[: LOOKED_AT * num_images]
-    seen: dict[int, int] = {}
-    turns = []
-    for i in map(int, order):
-        label = source.read(i)[1]
-        seen[label] = seen.get(label, 0) + 1
-        turns.append((seen[label], label, i))
-    photos: list[Shown] = []
-    for _, label, i in sorted(turns):
-        if len(photos) == num_images + num_images % 2:
-            break
-        item = source.read(i)[0]
-        canvas, size, _ = render(item, Canvas(side))
-        crop, _, _ = render(item, EvalCrop(images.image_size, images.eval_resize))
-        if canvas is not None and crop is not None:
-            name = shown(item.name) if isinstance(item, Path) else f"image {i}"
-            photos.append(Shown(name, label, canvas, size, crop))
-    if len(photos) < 2:
-        raise UserError(f"--data {config.data}: of {len(turns)} images looked at, {len(photos)} can be decoded.")
-    return photos[: len(photos) // 2 * 2]
+    candidates = in_turn(lambda i: source.read(i)[1], len(source), num_images, config.seed)
+
+    def shown(i: int) -> Shown | None:
+        photo = decode_one(source, i, Canvas(side))
+        crop, _, _ = render(source.read(i)[0], EvalCrop(images.image_size, images.eval_resize))
+        return None if photo.pixels is None or crop is None else Shown(photo, crop)
+
+    chosen = first_good(map(shown, candidates), num_images)
+    if not chosen:
+        raise UserError(f"--data {config.data}: of {len(candidates)} images looked at, fewer than two can be decoded.")
+    return chosen
 
 
 def make_rows(
-    photos: Sequence[Shown], class_names: Sequence[str], config: Config, num_images: int, num_views: int
+    chosen: Sequence[Shown], class_names: Sequence[str], config: Config, num_images: int, num_views: int
 ) -> list[list[Cell]]:
-    """A row for each photograph: before, as the training step sees it at steps 0, 1, 2 and so on, and evaluation."""
-    images = config.images
-    augment = jax.jit(make_augment(images.augment, images.image_size, images.eval_resize))
-    batch = Batch(
-        jnp.asarray(np.stack([photo.canvas for photo in photos])),
-        jnp.asarray(np.array([photo.size for photo in photos], np.int32)),
-        jnp.asarray(np.array([photo.label for photo in photos], np.int32)),
-        jnp.arange(len(photos), dtype=jnp.int32),
-    )
-    key = jax.random.key(config.seed)
-    views = [augment(jax.random.fold_in(key, step), batch) for step in range(num_views)]
-    pixels = [displayable(view) for view in views]
+    """A row for each photograph: before, as the training step sees it, and evaluation."""
+    views = draw_views([photo for photo, _ in chosen], class_names, config, num_views)
     rows = []
-    for i, photo in enumerate(photos[:num_images]):
-        labels = [mixture(view, i, photo.label, class_names) for view in views]
-        cells = [Cell(view[i], (label,)) for view, label in zip(pixels, labels, strict=True)]
-        rows.append(
-            [Cell(unsquashed(photo), (class_names[photo.label], photo.name)), *cells, Cell(photo.eval_crop, ())]
-        )
+    for (photo, crop), drawn in zip(chosen[:num_images], views, strict=False):
+        before = Cell(unsquashed(photo), (class_names[photo.label], Path(photo.name).name))
+        rows.append([before, *(Cell(view.pixels, (in_words(view.shares),)) for view in drawn), Cell(crop, ())])
     return rows
 
 
-def displayable(augmented: Augmented) -> np.ndarray:
-    """What the network sees, back to uint8 colours."""
-    images = np.asarray(augmented.images) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    return np.clip(images * 255, 0, 255).round().astype(np.uint8)
-
-
-def unsquashed(photo: Shown) -> np.ndarray:
-    """The canvas in its photograph's proportions, as large as it was at most."""
-    height, width = photo.size
-    scale = len(photo.canvas) / max(height, width)
-    sides = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(PIL.Image.fromarray(photo.canvas).resize(sides, PIL.Image.Resampling.LANCZOS))
-
-
-def mixture(augmented: Augmented, i: int, label: int, class_names: Sequence[str]) -> str:
-    """The labels of a view, with their shares where there are two: "ants 70 % bees 30 %"."""
-    if augmented.share is None or augmented.other_labels is None:
-        return ""
-    other, share = int(augmented.other_labels[i]), round(100 * float(augmented.share[i]))
-    if other == label or share in (0, 100):
-        return class_names[other if share == 0 else label]
-    return f"{class_names[label]} {share} % {class_names[other]} {100 - share} %"
+def in_words(shares: Shares) -> str:
+    """The classes of a view, with their shares where there are two: "ants 70 % bees 30 %"."""
+    return " ".join(name if share == 100 else f"{name} {share} %" for name, share in shares)
 
 
 if __name__ == "__main__":

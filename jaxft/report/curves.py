@@ -1,40 +1,13 @@
-"""From a run's records to what people read: the summary and the figure."""
+"""The chapter's figure of a run, curves.png."""
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxft import __version__
 from jaxft.fonts import families_for, save_figure
-from jaxft.parallel import Devices
 from jaxft.records import Record
-
-
-def summarise(records: Sequence[Record], wall_seconds: float, devices: Devices) -> dict[str, Any]:
-    """Final and best test accuracy, speed, and where it ran: the content of summary.json."""
-    tests = [record for record in records if record.split == "test"]
-    # The first window holds the compilation.
-    rates = [record.images_per_second for record in records if record.split == "train"][1:]
-    best = max(tests, key=lambda record: record.accuracy)
-    return {
-        "final_accuracy": tests[-1].accuracy,
-        "final_loss": tests[-1].loss,
-        "best_accuracy": best.accuracy,
-        "best_epoch": best.epoch,
-        "epochs": tests[-1].epoch,
-        "steps": tests[-1].step,
-        "train_images_per_second": float(np.median(rates)) if rates else None,
-        "wall_seconds": wall_seconds,
-        "devices": [device.device_kind for device in devices],
-        "versions": {"jaxft": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
-    }
 
 
 def draw_curves(records: Sequence[Record], path: Path, title: str) -> None:
