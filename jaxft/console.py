@@ -107,11 +107,12 @@ class Display:
             self.say(f"  {self.skipped} updates were left out: something in them was not finite")
             self.skipped = 0
 
-    def finished(self, summary: Mapping[str, Any], out: Path) -> None:
+    def finished(self, summary: Mapping[str, Any], out: Path, report: Path | None) -> None:
         """Say how it went and where it is."""
+        where = f"the model and its figures are in {out}" + (f"; look at {report}" if report else "")
         self.console.print(
             f"test accuracy [bold]{summary['final_accuracy']:.4f}[/] (best {summary['best_accuracy']:.4f}) "
-            f"after {summary['wall_seconds']:.0f} s; the model, its figures and its config are in {out}",
+            f"after {summary['wall_seconds']:.0f} s; {where}",
             highlight=False,
         )
 

@@ -146,8 +146,8 @@ def write_results(job: Job, state: TrainState, records: Sequence[Record], summar
         draw_curves(
             records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}"
         )
-    try_report(out, job.data.train, job.data.test, job.display.say)
-    job.display.finished(summary, out)
+    report = try_report(out, job.data.train, job.data.test, job.display.say)
+    job.display.finished(summary, out, report)
 
 
 def explain(error: NonFiniteLossError, config: Config, checkpoints: CheckpointManager | None) -> str:

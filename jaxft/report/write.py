@@ -42,9 +42,10 @@ def write_report(folder: Path, train: Split, test: Split, file: Path | None = No
     return file
 
 
-def try_report(folder: Path, train: Split, test: Split, say: Callable[[str], None]) -> None:
+def try_report(folder: Path, train: Split, test: Split, say: Callable[[str], None]) -> Path | None:
     """Make the report; where that cannot be, say why and how to make it later, for the run is whole without it."""
     try:
-        write_report(folder, train, test)
+        return write_report(folder, train, test)
     except (UserError, OSError) as error:
         say(f"no {REPORT_FILE} yet: {error} Make it with python -m jaxft.report {shlex.quote(str(folder))}")
+        return None
