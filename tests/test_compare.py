@@ -220,7 +220,7 @@ def test_a_signal_between_two_runs_stops_too(compared, tmp_path):
     process = start("--resume", "--out", out, "--seeds", 3, command="compare")
     assert process.stdout is not None
     assert any("lp-ft, seed 1: there already" in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert "stopped; python -m jaxft.compare --resume --out" in ended(process, 75)
     assert not (out / "compare.json").exists()
 
@@ -391,7 +391,8 @@ def test_the_figure_of_any_number_of_arms_and_epochs(tmp_path, num_arms, num_epo
     with PIL.Image.open(tmp_path / "f.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     for colour, _ in STYLES[:num_arms]:
-        assert (pixels == [round(255 * each) for each in to_rgb(colour)]).all(-1).sum() > 50
+        below_the_legend = pixels[len(pixels) // 3 :]
+        assert (below_the_legend == [round(255 * each) for each in to_rgb(colour)]).all(-1).sum() > 20
 
 
 def test_help_names_the_arms_and_the_flags():
