@@ -380,18 +380,16 @@ def test_many_epochs_have_a_training_point_each():
 def test_the_figure_of_any_number_of_arms_and_epochs(tmp_path, num_arms, num_epochs):
     epochs = list(range(1, num_epochs + 1))
     arms = []
-    for name in list(ARMS)[:num_arms]:
-        curves = {
-            "train loss": Curve(epochs, [3.0 / epoch for epoch in epochs], None),
-            "train accuracy": Curve(epochs, [1 - 0.5 / epoch for epoch in epochs], [0.1] * num_epochs),
-            "test accuracy": Curve(epochs, [1 - 0.6 / epoch for epoch in epochs], [0.1] * num_epochs),
-        }
+    for i, name in enumerate(list(ARMS)[:num_arms]):
+        accuracy = Curve(epochs, [0.9 - 0.1 * i - 0.3 / epoch for epoch in epochs], [0.02] * num_epochs)
+        loss = Curve(epochs, [3.0 / epoch + i for epoch in epochs], None)
+        curves = {"train loss": loss, "train accuracy": accuracy, "test accuracy": accuracy}
         arms.append(ArmResult(name, outcome(0, [0.5]).trial, [], {}, {"final_accuracy": Spread(0.5, math.pi)}, curves))
     draw_comparison(arms, "a_1 $x_1$", [tmp_path / "f.png"])
     with PIL.Image.open(tmp_path / "f.png") as image:
         pixels = np.asarray(image.convert("RGB"))
+    below_the_legend = pixels[len(pixels) // 3 :]
     for colour, _ in STYLES[:num_arms]:
-        below_the_legend = pixels[len(pixels) // 3 :]
         assert (below_the_legend == [round(255 * each) for each in to_rgb(colour)]).all(-1).sum() > 20
 
 
