@@ -145,7 +145,7 @@ def test_a_clear_win():
 def test_a_tie():
     found = judge({"a": arm(150, 152, 151), "b": arm(151, 150, 152)}, None)
     assert found.winner is None
-    assert found.sentence.startswith("no clear winner: a has test accuracy 0.755 and b 0.755")
+    assert found.sentence.startswith("No clear winner: a has test accuracy 0.755 and b 0.755")
     assert found.sentence.endswith("that may be chance.")
 
 
@@ -175,8 +175,8 @@ def test_of_several_arms_the_winner_is_better_than_each():
 def test_an_arm_without_a_seed_in_common_keeps_the_best_from_winning():
     arms = {"a": arm(190, 188), "b": arm(120, 125), "c": {7: hits(100)}}
     assert judge(arms, None).winner is None
-    assert judge({"a": arm(190)}, None).sentence.startswith("no verdict")
-    assert judge({}, None).sentence.startswith("no verdict")
+    assert judge({"a": arm(190)}, None).sentence.startswith("No verdict")
+    assert judge({}, None).sentence.startswith("No verdict")
 
 
 def test_test_sets_of_each_seeds_own_are_said():

@@ -1,5 +1,6 @@
 """The comparison as its users run it: the demo on small images, two arms and more, stopped, resumed and refused."""
 
+import html
 import json
 import math
 import re
@@ -175,6 +176,25 @@ def test_the_figure_is_there_and_has_the_arms_colours(compared):
     assert (out / "compare.svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_the_page_says_the_same_and_leads_to_the_runs_reports(compared):
+    out, _ = compared
+    page = (out / "compare.html").read_text(encoding="utf-8")
+    text = html.unescape(" ".join(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", page)).split()))
+    told = content(out)
+    assert told["verdict"]["sentence"] in text
+    for name in ARM_NAMES:
+        figures = told["arms"][name]["figures"]
+        mean, error = (f"{100 * value:.2f}" for value in figures["final_accuracy"].values())
+        assert f"{mean} % ± {error} %" in text.replace("\u00a0", " ")
+    links = re.findall(r'href="([^"]+)"', page)
+    assert links[0] == "data:,"
+    assert [out / link for link in links[1:]] == [
+        out / arm / f"seed-{seed}/report.html" for seed in (0, 1) for arm in ARM_NAMES
+    ]
+    assert all((out / link).exists() for link in links[1:])
+    assert "//" not in re.sub(r"(?s)<(style|script).*?</\1>", "", page)
+
+
 def test_resuming_passes_over_what_has_ended_and_takes_more_seeds_and_arms(compared, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(compared[0], out)
@@ -248,7 +268,7 @@ def test_a_seed_that_diverges_is_told_and_the_others_go_on(tmp_path):
             assert f"{arm}, seed {seed}: {why}" in printed
             assert "non-finite at step" in why
     assert "1 of 1" in printed
-    assert "no verdict" in printed
+    assert "No verdict" in printed
 
 
 @pytest.mark.slow
@@ -380,18 +400,16 @@ def test_many_epochs_have_a_training_point_each():
 def test_the_figure_of_any_number_of_arms_and_epochs(tmp_path, num_arms, num_epochs):
     epochs = list(range(1, num_epochs + 1))
     arms = []
-    for name in list(ARMS)[:num_arms]:
-        curves = {
-            "train loss": Curve(epochs, [3.0 / epoch for epoch in epochs], None),
-            "train accuracy": Curve(epochs, [1 - 0.5 / epoch for epoch in epochs], [0.1] * num_epochs),
-            "test accuracy": Curve(epochs, [1 - 0.6 / epoch for epoch in epochs], [0.1] * num_epochs),
-        }
+    for i, name in enumerate(list(ARMS)[:num_arms]):
+        accuracy = Curve(epochs, [0.9 - 0.1 * i - 0.3 / epoch for epoch in epochs], [0.02] * num_epochs)
+        loss = Curve(epochs, [3.0 / epoch + i for epoch in epochs], None)
+        curves = {"train loss": loss, "train accuracy": accuracy, "test accuracy": accuracy}
         arms.append(ArmResult(name, outcome(0, [0.5]).trial, [], {}, {"final_accuracy": Spread(0.5, math.pi)}, curves))
     draw_comparison(arms, "a_1 $x_1$", [tmp_path / "f.png"])
     with PIL.Image.open(tmp_path / "f.png") as image:
         pixels = np.asarray(image.convert("RGB"))
+    below_the_legend = pixels[len(pixels) // 3 :]
     for colour, _ in STYLES[:num_arms]:
-        below_the_legend = pixels[len(pixels) // 3 :]
         assert (below_the_legend == [round(255 * each) for each in to_rgb(colour)]).all(-1).sum() > 20
 
 

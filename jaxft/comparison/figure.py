@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from jaxft.comparison.results import CURVES, ArmResult, Curve, Spread
+from jaxft.comparison.results import ArmResult, Curve, Spread
 from jaxft.fonts import families_for, save_figure
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the dashes do it in grey.
@@ -23,6 +23,7 @@ STYLES: Sequence[tuple[str, Any]] = (
     ("#A67C00", (0, (8, 2))),
     ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
 )
+PANELS = ("train loss", "train accuracy", "test accuracy")
 INK, FAINT = "0.25", "0.88"
 SIZE = (9.6, 3.5)
 DPI = 160
@@ -38,7 +39,7 @@ def draw_comparison(arms: Sequence[ArmResult], title: str, paths: Sequence[Path]
     arms = [arm for arm in arms if arm.curves]
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.03)
     figure = Figure(figsize=SIZE, layout=layout, facecolor="white")
-    panels = dict(zip(CURVES, figure.subplots(1, len(CURVES)), strict=True))
+    panels = dict(zip(PANELS, figure.subplots(1, len(PANELS)), strict=True))
     for name, panel in panels.items():
         prepare(panel, name)
         for arm, style in zip(arms, STYLES, strict=False):

@@ -18,8 +18,9 @@ CURVES = {
     "train loss": ("train", "loss"),
     "train accuracy": ("train", "accuracy"),
     "test accuracy": ("test", "accuracy"),
+    "test loss": ("test", "loss"),
 }
-"""The chapter's three, each by the split and the field of its records."""
+"""By the split and the field of their records; the first three are the chapter's."""
 FEW_EPOCHS = 2
 """Of more, several arms' training points in between would be a thicket."""
 

@@ -8,13 +8,13 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from jaxft.build import reused_rows
 from jaxft.comparison.board import Board
 from jaxft.comparison.figure import draw_comparison
+from jaxft.comparison.page import make_page
 from jaxft.comparison.plan import Plan, Trial, make_trials, read_plan, write_plan
 from jaxft.comparison.results import ArmResult, arm_result, content, figures_of
 from jaxft.comparison.trials import Outcome, has_ended, read_outcome, run_trial
@@ -22,11 +22,12 @@ from jaxft.comparison.verdict import Verdict, judge
 from jaxft.config import read_config
 from jaxft.console import Display, Terminal
 from jaxft.data.load import open_splits
-from jaxft.data.sources import Splits, Subset, shown
+from jaxft.data.sources import Splits, Subset
 from jaxft.errors import UserError
 from jaxft.options import Options
 from jaxft.parallel import all_devices
 from jaxft.processes import agreed, is_first, told_by_first
+from jaxft.report.page import data_name
 from jaxft.resume import check_config
 from jaxft.run_folder import find_run_folder, held, holds_run, make_new_folder, replace_text, writing
 from jaxft.training import open_inputs
@@ -199,8 +200,10 @@ def conclude(plan: Plan, trials: Sequence[Trial], series: Series, out: Path) -> 
         arms.append(arm_result(next(trial for trial in trials if trial.arm == name), outcomes, diverged))
     hits = {arm.name: {outcome.trial.seed: outcome.hits for outcome in arm.outcomes} for arm in arms if arm.outcomes}
     comparison = Comparison(arms, judge(hits, series.test_per_train))
+    page = make_page(plan, *comparison, out)
     with writing(out):
         draw_comparison(arms, figure_title(plan), [out / "compare.png", out / "compare.svg"])
+        replace_text(out / "compare.html", page)
         replace_text(out / "compare.json", json.dumps(content(plan, *comparison), indent=2) + "\n")
     return comparison
 
@@ -208,9 +211,8 @@ def conclude(plan: Plan, trials: Sequence[Trial], series: Series, out: Path) -> 
 def figure_title(plan: Plan) -> str:
     """What was compared, in a line."""
     config, seeds = plan.config, plan.num_seeds
-    path = urlsplit(config.data).path if config.data.startswith(("http://", "https://")) else config.data
-    data = shown(Path(path).expanduser().absolute().name)
-    start = f"{config.model.arch} on {data}, {counted(config.epochs, 'epoch')}; test accuracy after the last"
+    what = f"{config.model.arch} on {data_name(config.data)}, {counted(config.epochs, 'epoch')}"
+    start = f"{what}; test accuracy after the last"
     return start if seeds == 1 else f"{start}: mean ± standard error of {seeds} seeds"
 
 

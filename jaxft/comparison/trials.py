@@ -1,6 +1,5 @@
 """A trial is run in its folders and read from them; what has ended already is passed over."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,8 +17,8 @@ from jaxft.loop import Record
 from jaxft.model_file import load
 from jaxft.options import Options
 from jaxft.processes import told_by_first
+from jaxft.report.finished import read_run
 from jaxft.resume import FREE
-from jaxft.run_folder import read_records
 from jaxft.session import DivergedError
 from jaxft.training import train
 
@@ -80,11 +79,11 @@ def read_outcome(trial: Trial, splits: Splits) -> Outcome:
     seconds: list[float] = []
     wall_seconds, summary = 0.0, {}
     for part in trial.parts:
-        own = read_records(part.folder)
+        run = read_run(part.folder)
+        own, summary = run.records, run.summary
         step, epoch, clock = (records[-1].step, records[-1].epoch, seconds[-1]) if records else (0, 0.0, 0.0)
         seconds += [clock + passed for passed in clock_of(own, part.config.images_per_step, len(splits.test))]
         records += [record._replace(step=step + record.step, epoch=epoch + record.epoch) for record in own]
-        summary = json.loads((part.folder / "summary.json").read_text(encoding="utf-8"))
         wall_seconds += summary["wall_seconds"]
     return Outcome(trial, records, seconds, wall_seconds, summary, hits(trial.parts[-1], splits.test))
 

@@ -43,7 +43,7 @@ def judge(arms: Mapping[str, ArmHits], test_per_train: float | None) -> Verdict:
     paired = [other for other in others if arms[best].keys() & arms[other].keys()]
     pairs = [compare_pair(best, other, arms, len(others), test_per_train) for other in paired]
     if not pairs:
-        return Verdict(None, "no verdict: no two arms have a seed in common that ended well.", "", pairs)
+        return Verdict(None, "No verdict: no two arms have a seed in common that ended well.", "", pairs)
     near = [pair for pair in pairs if pair.difference.low <= 1]
     wins = not near and len(paired) == len(others)
     told = (near or pairs)[0]
@@ -77,7 +77,7 @@ def undecided_sentence(pair: Pair, accuracies: Mapping[str, float], worse: Seque
     best, other, _, found = pair
     rest = f" Worse than {best} by more than chance: {', '.join(worse)}." if worse else ""
     return (
-        f"no clear winner: {best} has test accuracy {accuracies[best]:.3f} and {other} {accuracies[other]:.3f}, "
+        f"No clear winner: {best} has test accuracy {accuracies[best]:.3f} and {other} {accuracies[other]:.3f}, "
         f"{odds_words(found)}: that may be chance.{rest}"
     )
 

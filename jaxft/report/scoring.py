@@ -1,9 +1,9 @@
 """What a classifier says of a whole test set that a run has decoded, or streams."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -12,8 +12,8 @@ from jaxft.classifier import BATCH_SIZE, IN_FLIGHT, Classifier, Scores
 from jaxft.data.cache import release
 from jaxft.data.canvas import Decoded, Photo, decode_one, name_of
 from jaxft.data.feed import Streamed
-from jaxft.data.images import Encoded, quiet
-from jaxft.data.sources import Source
+from jaxft.data.images import quiet
+from jaxft.data.sources import Images
 from jaxft.errors import UserError
 
 Split = Decoded | Streamed
@@ -27,19 +27,6 @@ class Scored(NamedTuple):
     probabilities: Float[np.ndarray, "n k"]
 
 
-class Items(Sequence[Encoded]):
-    """A source's images without their labels, read when they are asked for."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.source.read(i)[0]
-
-
 def score_split(classifier: Classifier, split: Split, *, skip_bad: bool) -> Scored:
     """Every image's probabilities, computed on the classifier's devices.
 
@@ -50,7 +37,7 @@ def score_split(classifier: Classifier, split: Split, *, skip_bad: bool) -> Scor
         found = [np.asarray(scores.probabilities)[:num] for scores, num in score_crops(classifier, split.images)]
         return Scored(np.arange(len(split.labels)), split.labels, np.concatenate(found))
     rows, found = [], []
-    with closing(classifier.stream(Items(split.source))) as predictions:
+    with closing(classifier.stream(Images(split.source))) as predictions:
         for i, prediction in enumerate(predictions):
             if prediction.probabilities is not None:
                 rows.append(i)
