@@ -157,7 +157,9 @@ def tell(comparison: Comparison, plan: Plan, out: Path, console: Terminal) -> No
         more = f"--resume --out {shlex.quote(str(out))} --seeds {2 * plan.num_seeds}"
         console.print(f"More seeds tell more: python -m jaxft.compare {more}", markup=False)
     console.print(
-        f"the page, the figure, all numbers and the runs are in {out}: compare.html, .png, .svg and .json", markup=False
+        f"the figure (compare.png, .svg), all numbers (compare.json) and the runs are in {out}; "
+        f"look at {out / 'compare.html'}",
+        markup=False,
     )
 
 
