@@ -212,6 +212,7 @@ def watched(out: Path, past: int, told: int, *, kill: bool = False, **env: str) 
     """The lines that a process prints which tells W&B of the first so many records, and of more."""
     code = """
         import json, os, signal, sys, time
+        from functools import partial
         from pathlib import Path
         from jaxft import wandb_run
         from jaxft.config import from_json
@@ -222,7 +223,7 @@ def watched(out: Path, past: int, told: int, *, kill: bool = False, **env: str) 
         wandb_run.WAIT_SECONDS = 2
         wandb_run.quiet()
         with wandb_run.wandb_run(
-            Path(out), from_json(config, ""), "team/insects", records[: int(past)], print
+            Path(out), from_json(config, ""), "team/insects", records[: int(past)], partial(print, flush=True)
         ) as watch:
             for record in records[int(past) :]:
                 watch(record)
