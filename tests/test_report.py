@@ -191,7 +191,9 @@ def test_class_names_that_cannot_be_printed(made_up, tmp_path):
 def page_of(tmp_path, probabilities, labels, names) -> Page:
     """The page of made-up predictions, without pictures."""
     labels = np.asarray(labels, np.int32)
-    scored = Scored(np.arange(len(labels)), labels, np.asarray(probabilities, np.float32))
+    scored = Scored(
+        np.arange(len(labels)), labels, np.asarray(probabilities, np.float32), np.zeros((len(labels), 1, 1))
+    )
     right = float((scored.probabilities.argmax(1) == labels).mean())
     summary = {
         "final_accuracy": right, "final_loss": 0.5, "best_accuracy": right, "best_epoch": 2.0, "epochs": 2.0,

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxft.classifier import Classifier
 from jaxft.config import Config
 from jaxft.data.canvas import Photo
 from jaxft.data.sources import shown
@@ -15,7 +14,7 @@ from jaxft.data.views import Shares, draw_views, first_good, in_turn, pixels_of,
 from jaxft.overlay import overlay
 from jaxft.report.evaluation import least_sure, surest_mistakes, surest_rights
 from jaxft.report.pictures import data_uri
-from jaxft.report.scoring import Scored, Split, photo_at, score_crops
+from jaxft.report.scoring import Scored, Split, photo_at
 
 MOST = 12
 NUM_MAPS = 6
@@ -35,8 +34,6 @@ class Picture(NamedTuple):
     truth_chance: float
     chances: Sequence[tuple[str, float]]
     """The most probable classes, with their probabilities."""
-    heat: str | None = None
-    """The image with the map of its predicted class over it."""
 
 
 class ViewRow(NamedTuple):
@@ -53,23 +50,20 @@ class Gallery(NamedTuple):
 
     mistakes: Sequence[Picture]
     least_sure: Sequence[Picture]
-    maps: Sequence[Picture]
+    maps: Sequence[tuple[Picture, str]]
+    """Each with the same image under the map of its predicted class."""
     views: Sequence[ViewRow]
 
 
-def make_gallery(
-    classifier: Classifier, names: Sequence[str], scored: Scored, test: Split, rows: Sequence[ViewRow], spec: str
-) -> Gallery:
+def make_gallery(scored: Scored, names: Sequence[str], test: Split, rows: Sequence[ViewRow], spec: str) -> Gallery:
     """Choose the pictures of the test set `scored` and draw them; `names` are the classes', `spec` the data's."""
     picture = partial(make_picture, scored, test, names, spec)
     wrong = surest_mistakes(scored.probabilities, scored.labels, MOST)
     right = surest_rights(scored.probabilities, scored.labels, NUM_MAPS - min(len(wrong), NUM_MAPS // 2))
-    mapped = [*wrong[: NUM_MAPS - len(right)], *right]
-    heats = draw_maps(classifier, scored, test, mapped)
     return Gallery(
         [picture(i) for i in wrong],
         [picture(i) for i in least_sure(scored.probabilities, MOST)],
-        [picture(i)._replace(heat=heat) for i, heat in zip(mapped, heats, strict=True)],
+        [(picture(i), draw_map(scored, test, i)) for i in (*wrong[: NUM_MAPS - len(right)], *right)],
         rows,
     )
 
@@ -89,14 +83,9 @@ def make_picture(scored: Scored, test: Split, names: Sequence[str], spec: str, i
     )
 
 
-def draw_maps(classifier: Classifier, scored: Scored, test: Split, rows: Sequence[int]) -> Sequence[str]:
-    """Each image with its predicted class's activation map over it."""
-    if not rows:
-        return []
-    crops = np.stack([pixels_of(photo_at(test, int(scored.rows[i]))) for i in rows])
-    maps = np.concatenate([np.asarray(scores.maps)[:num] for scores, num in score_crops(classifier, crops)])
-    guesses = scored.probabilities[list(rows)].argmax(1)
-    return [data_uri(overlay(crop, map[..., k])) for crop, map, k in zip(crops, maps, guesses, strict=True)]
+def draw_map(scored: Scored, test: Split, i: int) -> str:
+    """Row i of what was scored, under the activation map of its predicted class."""
+    return data_uri(overlay(pixels_of(photo_at(test, int(scored.rows[i]))), scored.maps[i]))
 
 
 def pick_training(train: Split, seed: int) -> Sequence[Photo]:

@@ -1,5 +1,6 @@
 """What a classifier says of a whole test set that a run has decoded, or streams."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,50 +21,59 @@ Split = Decoded | Streamed
 
 
 class Scored(NamedTuple):
-    """The images of a set that can be decoded: where each is in it, its label, and each class's probability."""
+    """The images of a set that can be decoded: where each is in it, its label, and what the classifier says."""
 
     rows: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
+    maps: Float[np.ndarray, "n h w"]
+    """Each image's activation map of the class that is predicted."""
 
 
 def score_split(classifier: Classifier, split: Split, *, skip_bad: bool) -> Scored:
-    """Every image's probabilities, computed on the classifier's devices.
+    """What the classifier says of every image, computed on its devices.
 
     Raises:
         UserError: a streamed image that cannot be decoded, unless `skip_bad`; or none that can be.
     """
     if isinstance(split, Decoded):
-        found = [np.asarray(scores.probabilities)[:num] for scores, num in score_crops(classifier, split.images)]
-        return Scored(np.arange(len(split.labels)), split.labels, np.concatenate(found))
+        probabilities, maps = map(np.concatenate, zip(*score_crops(classifier, split.images), strict=True))
+        return Scored(np.arange(len(split.labels)), split.labels, probabilities, maps)
     rows, found = [], []
-    with closing(classifier.stream(Images(split.source))) as predictions:
-        for i, prediction in enumerate(predictions):
-            if prediction.probabilities is not None:
+    with closing(classifier.stream(Images(split.source), with_maps=True)) as predictions:
+        for i, (probabilities, bad, _, maps) in enumerate(predictions):
+            if probabilities is not None and maps is not None:
                 rows.append(i)
-                found.append(prediction.probabilities)
+                found.append((probabilities, maps[..., probabilities.argmax()]))
             elif not skip_bad:
-                raise UserError(f"{name_of(split.source.read(i)[0], i)}: {prediction.bad}. Put it right.")
+                raise UserError(f"{name_of(split.source.read(i)[0], i)}: {bad}. Put it right.")
     if not found:
         raise UserError("none of the test images can be decoded.")
-    return Scored(np.array(rows, np.int64), split.labels[rows], np.stack(found))
+    return Scored(np.array(rows, np.int64), split.labels[rows], *map(np.stack, zip(*found, strict=True)))
 
 
 def score_crops(
-    classifier: Classifier, crops: UInt8[np.ndarray, "n s s 3"], batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[Scores, int]]:
-    """Scores with maps in batches, and how many rows of each are images: the last is filled up with black ones."""
+    classifier: Classifier, crops: UInt8[np.ndarray, "n s s 3"], most: int = BATCH_SIZE
+) -> Iterator[tuple[Float[np.ndarray, "b k"], Float[np.ndarray, "b h w"]]]:
+    """Probabilities and the predicted class's map, in batches of at most `most`."""
+    # Batches of one size: one compilation.
+    size = math.ceil(len(crops) / math.ceil(len(crops) / most))
     waiting: deque[tuple[Scores, int]] = deque()
-    for start in range(0, len(crops), batch_size):
-        # One shape, with the maps that only a few images are asked for: one compilation.
-        batch = np.zeros((batch_size, *crops.shape[1:]), np.uint8)
-        num = len(crops[start : start + batch_size])
+    for start in range(0, len(crops), size):
+        batch = np.zeros((size, *crops.shape[1:]), np.uint8)
+        num = len(crops[start : start + size])
         batch[:num] = crops[start : start + num]
         release(crops)
-        waiting.append((classifier.score(batch, batch_size, with_maps=True), num))
+        waiting.append((classifier.score(batch, size, with_maps=True), num))
         if len(waiting) > IN_FLIGHT:
-            yield waiting.popleft()
-    yield from waiting
+            yield fetched(*waiting.popleft())
+    yield from (fetched(*each) for each in waiting)
+
+
+def fetched(scores: Scores, num: int) -> tuple[Float[np.ndarray, "b k"], Float[np.ndarray, "b h w"]]:
+    """The first `num` rows of a batch on the host, of the maps those of the predicted classes."""
+    probabilities, maps = (np.asarray(each)[:num] for each in scores)
+    return probabilities, maps[np.arange(num), :, :, probabilities.argmax(1)]
 
 
 def photo_at(split: Split, i: int) -> Photo:

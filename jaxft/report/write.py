@@ -30,7 +30,7 @@ def write_report(folder: Path, train: Split, test: Split, file: Path | None = No
         # Of a small set both are mostly compilation, which takes one core.
         rows = beside.submit(make_rows, photos, names, config)
         scored = score_split(classifier, test, skip_bad=config.images.skip_bad_images)
-    gallery = make_gallery(classifier, names, scored, test, rows.result(), config.data)
+    gallery = make_gallery(scored, names, test, rows.result(), config.data)
     text = make_page(run, names, classifier.variables["params"], scored, gallery)
     file = file or folder / REPORT_FILE
     try:
