@@ -34,7 +34,7 @@ COLUMNS = (
     ("accuracy", "final_accuracy", 4),
     ("loss", "final_loss", 4),
     ("best", "best_accuracy", 4),
-    ("best after s", "seconds_to_best", 1),
+    ("in s", "seconds_to_best", 1),
     ("s a run", "wall_seconds", 1),
 )
 """Header, figure and digits after the point."""
@@ -167,11 +167,11 @@ def result_table(arms: Sequence[ArmResult], num_seeds: int) -> Table:
     """A row an arm."""
     over = f"means over {num_seeds} seeds, ± standard error" if num_seeds > 1 else "one seed"
     table = Table(title=f"On the test set after the last epoch; {over}", title_justify="left")
-    table.add_column("arm")
+    table.add_column("arm", no_wrap=True)
     for header, _, _ in COLUMNS:
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     if any(arm.diverged for arm in arms):
-        table.add_column("diverged")
+        table.add_column("diverged", no_wrap=True)
     for arm in arms:
         row = [arm.name, *figure_cells(arm)]
         if len(table.columns) > len(row):
@@ -186,7 +186,12 @@ def figure_cells(arm: ArmResult) -> list[str]:
         return [""] * len(COLUMNS)
     mean, error = arm.figures["final_accuracy"]
     accuracy = f"{mean:.4f}" if error is None else f"{mean:.4f} ± {error:.4f}"
-    return [accuracy, *(f"{arm.figures[name].mean:.{digits}f}" for _, name, digits in COLUMNS[1:])]
+    return [accuracy, *(written(arm.figures[name].mean, digits) for _, name, digits in COLUMNS[1:])]
+
+
+def written(value: float, digits: int) -> str:
+    """A number that fits its column, the loss of a network that fell apart too."""
+    return f"{value:.{digits}f}" if value < 100_000 else f"{value:.1e}"
 
 
 if __name__ == "__main__":

@@ -24,14 +24,15 @@ from jaxft.compare import main, parse
 from jaxft.comparison.arms import ARMS, parts_of
 from jaxft.comparison.chance import difference
 from jaxft.comparison.figure import STYLES, draw_comparison
-from jaxft.comparison.plan import Plan, make_trials
+from jaxft.comparison.page import run_cell
+from jaxft.comparison.plan import Part, Plan, make_trials
 from jaxft.comparison.results import ArmResult, Curve, Spread, arm_result, points
 from jaxft.comparison.series import check_trials
 from jaxft.comparison.trials import Outcome, clock_of
 from jaxft.config import Config, by_flag
 from jaxft.data.kitchen import target_set
 from jaxft.errors import UserError
-from jaxft.loop import Record
+from jaxft.records import Record
 from runs import SMALL, ended, environment, finished, records, same_model, start, start_processes
 
 FLAGS = ("--image-size", "32", "--batch-size", "50", "--epochs", "2")
@@ -193,6 +194,19 @@ def test_the_page_says_the_same_and_leads_to_the_runs_reports(compared):
     ]
     assert all((out / link).exists() for link in links[1:])
     assert "//" not in re.sub(r"(?s)<(style|script).*?</\1>", "", page)
+
+
+def test_the_page_leads_to_no_report_that_is_not_there(tmp_path):
+    there, away = outcome(0, [0.5]), outcome(1, [0.75])
+    report = tmp_path / there.trial.folder.relative_to("out") / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("")
+    cells = []
+    for each in (there, away):
+        config, folder, follows = each.trial.parts[0]
+        part = Part(config, tmp_path / folder.relative_to("out"), follows)
+        cells.append(run_cell(each._replace(trial=each.trial._replace(parts=[part])), tmp_path))
+    assert cells == [(0.5, "pretrained/seed-0/report.html"), (0.75, None)]
 
 
 def test_resuming_passes_over_what_has_ended_and_takes_more_seeds_and_arms(compared, tmp_path):

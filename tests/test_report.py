@@ -25,7 +25,7 @@ from jaxft.report.finished import Finished
 from jaxft.report.gallery import Gallery, Picture
 from jaxft.report.page import changed_flags, data_name, make_page, stages
 from jaxft.report.scoring import Scored, score_split
-from jaxft.report.words import NBSP, chance, counted, duration, percent
+from jaxft.report.words import NBSP, chance, counted, duration, number, percent
 from jaxft.report.write import try_report, write_report
 from jaxft.training import fit
 from reports import HOSTILE, Page, records, write_photos, write_run
@@ -349,6 +349,7 @@ def test_numbers_in_words():
     assert [duration(s).replace(NBSP, " ") for s in (0.4, 59.4, 59.6, 250, 3600 * 27 + 60)] == [
         "0 s", "59 s", "1 min 0 s", "4 min 10 s", "27 h 1 min",
     ]  # fmt: skip
+    assert [number(x, 1) for x in (1.5, 12_345_678, 2.736e23)] == ["1.5", "12,345,678.0", "2.7e+23"]
     assert counted(["H100", "A100", "H100"]) == "1 × A100, 2 × H100"
 
 

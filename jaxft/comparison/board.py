@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxft.comparison.plan import Part, Trial
 from jaxft.console import Display, Terminal
-from jaxft.loop import Record
 from jaxft.processes import is_first
+from jaxft.records import Record
 
 LOG_FILE = "log.txt"
 LOG_WIDTH = 120

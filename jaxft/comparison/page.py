@@ -9,6 +9,7 @@ from markupsafe import Markup
 from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan
 from jaxft.comparison.results import ArmResult, figures_of
+from jaxft.comparison.trials import Outcome
 from jaxft.comparison.verdict import Verdict
 from jaxft.data.sources import shown
 from jaxft.report.charts import Series, line_chart
@@ -24,10 +25,6 @@ def make_page(plan: Plan, arms: Sequence[ArmResult], verdict: Verdict, out: Path
     """The comparison as one HTML file, for its folder: it links to the runs' reports there."""
     ended = [arm for arm in arms if arm.figures]
     summaries = [outcome.summary for arm in arms for outcome in arm.outcomes]
-    accuracies = {
-        arm.name: {outcome.trial.seed: figures_of(outcome)["final_accuracy"] for outcome in arm.outcomes}
-        for arm in arms
-    }
     return render(
         "compare.html.jinja",
         title=f"{plan.config.model.arch} on {data_name(plan.config.data)}",
@@ -39,12 +36,18 @@ def make_page(plan: Plan, arms: Sequence[ArmResult], verdict: Verdict, out: Path
         charts=charts(ended),
         seeds=plan.seeds,
         epochs=plan.config.epochs,
-        accuracies=accuracies,
-        report_file=REPORT_FILE,
+        runs={arm.name: {outcome.trial.seed: run_cell(outcome, out) for outcome in arm.outcomes} for arm in arms},
         devices=counted(summaries[-1]["devices"]) if summaries else None,
         versions=summaries[-1]["versions"] if summaries else {},
         more=f"python -m jaxft.compare --resume --out {shlex.quote(str(out))} --seeds {2 * plan.num_seeds}",
     )
+
+
+def run_cell(outcome: Outcome, out: Path) -> tuple[float, str | None]:
+    """A trial's test accuracy and, where it has one, its report's place in the comparison's folder."""
+    report = outcome.trial.folder / REPORT_FILE
+    place = report.relative_to(out).as_posix() if report.exists() else None
+    return figures_of(outcome)["final_accuracy"], place
 
 
 def charts(arms: Sequence[ArmResult]) -> Sequence[Markup]:

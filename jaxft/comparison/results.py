@@ -12,7 +12,7 @@ from jaxft.comparison.plan import Plan, Trial
 from jaxft.comparison.trials import Outcome
 from jaxft.comparison.verdict import Verdict
 from jaxft.config import to_json
-from jaxft.loop import Record
+from jaxft.records import Record
 
 CURVES = {
     "train loss": ("train", "loss"),

@@ -166,7 +166,7 @@ def run_trial_on(board: Board, trial: Trial, splits: Splits, options: Options) -
     try:
         why = run_trial(trial, splits, options, board)
         if why is not None:
-            board.ended(f"{why} The others go on.", ran=True)
+            board.ended(f"{why} The others go on." if board.left > 1 else why, ran=True)
             return Diverged(trial, why)
         if not is_first():
             return None

@@ -13,10 +13,10 @@ from jaxft.comparison.plan import Part, Trial
 from jaxft.config import differences, read_config
 from jaxft.data.sources import Images, Source, Splits, labels_of
 from jaxft.errors import UserError
-from jaxft.loop import Record
 from jaxft.model_file import load
 from jaxft.options import Options
 from jaxft.processes import told_by_first
+from jaxft.records import Record
 from jaxft.report.finished import read_run
 from jaxft.resume import FREE
 from jaxft.session import DivergedError

@@ -6,6 +6,7 @@ from itertools import groupby
 
 NBSP = "\u00a0"
 UNDEFINED = "–"
+HUGE = 1e9  # No count is, and a loss only of a network that fell apart.
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -24,6 +25,8 @@ def number(value: float, digits: int | None = None) -> str:
     """A number with so many digits behind the point; without, as few as it needs, two at most."""
     if math.isnan(value):
         return UNDEFINED
+    if abs(value) >= HUGE:
+        return f"{value:.1e}"
     return f"{value:,.{digits}f}" if digits is not None else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
