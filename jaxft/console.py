@@ -33,6 +33,19 @@ class Terminal(Console):
         let_go_of_stdout()
 
 
+def live_line(console: Console) -> Progress:
+    """Bars with a status and the time left, gone at the end; nothing where the console is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
 class Display:
     """The run's progress on a console; a context manager.
 
@@ -46,15 +59,7 @@ class Display:
         self.skipped = 0
         self.started: float | None = None
         self.first_epoch = 0.0
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self.progress = live_line(console)
         self.tasks: dict[str, object] = {}
 
     def __enter__(self) -> "Display":

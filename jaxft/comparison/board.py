@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxft.comparison.plan import Part, Trial
-from jaxft.console import Display, Terminal
+from jaxft.console import Display, Terminal, live_line
 from jaxft.processes import is_first
 from jaxft.records import Record
 
@@ -28,15 +27,7 @@ class Board:
         self.seconds: list[float] = []
         """Of the trials that were run now."""
         self.name, self.started = "", 0.0
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self.progress = live_line(console)
         self.task = self.progress.add_task("", total=num_trials * num_epochs, status="")
 
     def __enter__(self) -> "Board":
