@@ -17,7 +17,7 @@ from jaxft.arguments import Hosts, starting_point, taken
 from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan, read_plan
 from jaxft.comparison.results import ArmResult
-from jaxft.comparison.series import Comparison, conclude, counted, opened, run_series
+from jaxft.comparison.series import Comparison, conclude, opened, run_series
 from jaxft.comparison.trials import StoppedError
 from jaxft.config import Config, check
 from jaxft.console import Terminal
@@ -26,6 +26,7 @@ from jaxft.launch import Processes, find
 from jaxft.options import Options
 from jaxft.parallel import make_deterministic
 from jaxft.processes import is_first, joined
+from jaxft.report.words import plural
 from jaxft.stop import sigterm_interrupts
 
 SEEDS = 5
@@ -141,7 +142,7 @@ def compare(plan: Plan, options: Options, console: Terminal) -> int:
 
 def announce(plan: Plan, out: Path, console: Terminal) -> None:
     """Say what will run."""
-    seeds, epochs = counted(plan.num_seeds, "seed"), counted(plan.config.epochs, "epoch")
+    seeds, epochs = plural(plan.num_seeds, "seed", "seeds"), plural(plan.config.epochs, "epoch", "epochs")
     console.print(f"{len(plan.arms)} arms, {seeds} each, {epochs} each; into {out}", markup=False)
     width = max(map(len, plan.arms))
     for name in plan.arms:

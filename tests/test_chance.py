@@ -182,7 +182,7 @@ def test_an_arm_without_a_seed_in_common_keeps_the_best_from_winning():
 def test_test_sets_of_each_seeds_own_are_said():
     found = judge({"a": arm(190, 188), "b": arm(120, 125)}, 0.25)
     assert "Nadeau and Bengio" in found.method
-    assert "1 degrees" in found.method
+    assert "1 degree of" in found.method
 
 
 def test_ratios_in_words():

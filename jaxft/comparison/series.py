@@ -28,6 +28,7 @@ from jaxft.options import Options
 from jaxft.parallel import all_devices
 from jaxft.processes import agreed, is_first, told_by_first
 from jaxft.report.page import data_name
+from jaxft.report.words import plural
 from jaxft.resume import check_config
 from jaxft.run_folder import find_run_folder, held, holds_run, make_new_folder, replace_text, writing
 from jaxft.training import open_inputs
@@ -211,11 +212,6 @@ def conclude(plan: Plan, trials: Sequence[Trial], series: Series, out: Path) -> 
 def figure_title(plan: Plan) -> str:
     """What was compared, in a line."""
     config, seeds = plan.config, plan.num_seeds
-    what = f"{config.model.arch} on {data_name(config.data)}, {counted(config.epochs, 'epoch')}"
+    what = f"{config.model.arch} on {data_name(config.data)}, {plural(config.epochs, 'epoch', 'epochs')}"
     start = f"{what}; test accuracy after the last"
     return start if seeds == 1 else f"{start}: mean ± standard error of {seeds} seeds"
-
-
-def counted(number: int, what: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxft.comparison.chance import Difference, difference
+from jaxft.report.words import plural
 
 ArmHits = Mapping[int, Bool[np.ndarray, " n"]]
 """By seed, which test images an arm's model classifies rightly."""
@@ -111,6 +112,6 @@ def method(pair: Pair, num_images: int, num_others: int, test_per_train: float |
     else:
         how = (
             f"Chance is that of {num_seeds} seeds, each with other test images (paired by seed; Nadeau and Bengio's "
-            f"corrected t test, {df:.0f} degrees of freedom)."
+            f"corrected t test, {plural(round(df), 'degree', 'degrees')} of freedom)."
         )
     return how if num_others == 1 else f"{how} The interval allows for {num_others} others (Hsu; Bonferroni)."

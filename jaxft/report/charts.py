@@ -141,13 +141,13 @@ def drawn(
     stops: Sequence[Stop],
 ) -> Markup:
     """The chart with its title and its keys over it, and for report.js what can be read off where."""
-    legend = [
+    named = [
         tag("span", tag("svg", key, viewBox="0 0 24 10", aria_hidden="true"), name, cls="key") for key, name in keys
     ]
     cursor = tag("path", cls="cursor", d=f"M0 {TOP}V{height - BOTTOM}")
     return tag(
         "div",
-        tag("p", tag("b", title), *legend, cls="legend"),
+        tag("p", tag("b", title), tag("span", *named, cls="keys"), cls="legend"),
         tag("svg", *parts, cursor, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=label),
         cls="chart",
         data_stops=json.dumps(stops),
