@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxft import cpu
 from jaxft.errors import UserError
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -58,13 +59,9 @@ def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype:
         use_bias=False,
         dtype=dtype,
         kernel_init=kaiming_normal,
+        conv_general_dilated=cpu.conv_general_dilated,
         name=name,
     )
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The stem's 3x3 max-pool of stride 2; padded with -inf, as torch's."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
 
 
 class BatchNorm(nn.Module):
@@ -196,7 +193,7 @@ class ResNet(nn.Module):
 
         x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
         x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
-        x = self._end_of("stem", max_pool(x))
+        x = self._end_of("stem", cpu.max_pool(x))
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
