@@ -48,13 +48,14 @@ def main() -> None:
     rows = [row for layer, count in layers.items() for row in layer_rows(layer, count, arguments)]
     pool_shape = (arguments.batch, arguments.image_size // 2, arguments.image_size // 2, 64)
     rows += pool_rows(pool_shape, arguments.turns)
-    text = f"""{arguments.arch}, batch {arguments.batch}, {arguments.image_size} pixels, float32: milliseconds of one call.
+    command = f"--arch {arguments.arch} --image-size {arguments.image_size} --batch {arguments.batch}"
+    text = f"""Milliseconds of one call; {arguments.arch}, batch {arguments.batch}, {arguments.image_size} pixels, float32.
 
 {table(["layer", "what", "calls", "XLA", "jaxft.cpu", "ratio"], rows)}
 
 {conditions()}; n = {arguments.turns}, median (least to most).
 
-    python benchmarks/cpu_ops.py --arch {arguments.arch} --image-size {arguments.image_size} --batch {arguments.batch}"""
+    python benchmarks/cpu_ops.py {command}"""
     print(text)
     write_section(f"CPU: convolutions of {arguments.arch} at {arguments.image_size} pixels", text)
 
@@ -66,7 +67,8 @@ def convolutions(arch: str, image_size: int) -> dict[Layer, int]:
     def note(call: Function, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, nn.Conv) and context.module.feature_group_count == 1:
             conv, (x,) = context.module, args
-            layer = Layer(x.shape[1], x.shape[-1], conv.features, conv.kernel_size[0], conv.strides[0])
+            size, stride = (int(np.ravel(each)[0]) for each in (conv.kernel_size, conv.strides))
+            layer = Layer(x.shape[1], x.shape[-1], conv.features, size, stride)
             found[layer] = found.get(layer, 0) + 1
         return call(*args, **kwargs)
 

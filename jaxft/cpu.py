@@ -25,7 +25,7 @@ Winners = UInt8[Array, "b h2 w2 c"]
 """Of a pooling window's nine pixels, counted row by row."""
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-CHUNK_BYTES = 5 << 20
+CHUNK_BYTES = 5 << 19
 """Of patches that a kernel's gradient makes at once: they should stay in the cache between two cores and memory."""
 
 
@@ -75,11 +75,11 @@ def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad:
 
     def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
         if min(x.shape[1:3]) < len(kernel):
-            return jax.vjp(partial(convolve_tiny, stride=stride, pad=pad), x, kernel)[1](grad)
-        if stride == 1:
-            (images_grad,) = jax.vjp(lambda x: general(x, kernel), x)[1](grad)
-        else:
+            (images_grad,) = jax.vjp(lambda x: convolve_tiny(x, kernel, stride, pad), x)[1](grad)
+        elif stride > 1 and len(kernel) == 3:
             images_grad = strided_images_grad(grad, kernel, x.shape[1], x.shape[2], stride, pad)
+        else:
+            (images_grad,) = jax.vjp(lambda x: general(x, kernel), x)[1](grad)
         return images_grad, kernel_grad(x, grad, len(kernel), stride, pad)
 
     return on_cpu(fast, xla, x, kernel, grad)
@@ -123,6 +123,7 @@ def kernel_grad(x: Images, grad: Output, size: int, stride: int, pad: int) -> Ke
     n, height, width, features = grad.shape
     channels = x.shape[-1]
     row = size * channels
+    narrow = row < features
     chunk = largest_divisor(n, CHUNK_BYTES // ((x.shape[1] + 2 * pad) * width * row * x.dtype.itemsize))
 
     def added(total: Array, images: tuple[Images, Output]) -> tuple[Array, None]:
@@ -131,13 +132,14 @@ def kernel_grad(x: Images, grad: Output, size: int, stride: int, pad: int) -> Ke
         patches = jnp.concatenate([padded[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(size)], 3)
         rows = [patches[:, i : i + stride * (height - 1) + 1 : stride].reshape(-1, row) for i in range(size)]
         grads = grad.reshape(-1, features)
-        if row < features:
+        if narrow:
             return total + jnp.stack([transposed(each) @ grads for each in rows]), None
         grads = transposed(grads)
-        return total + jnp.stack([(grads @ each).T for each in rows]), None
+        return total + jnp.stack([grads @ each for each in rows]), None
 
     chunks = (x.reshape(-1, chunk, *x.shape[1:]), grad.reshape(-1, chunk, *grad.shape[1:]))
-    total, _ = lax.scan(added, jnp.zeros((size, row, features), x.dtype), chunks)
+    total, _ = lax.scan(added, jnp.zeros((size, row, features) if narrow else (size, features, row), x.dtype), chunks)
+    total = total if narrow else total.swapaxes(1, 2)
     return total.reshape(size, size, channels, features)
 
 

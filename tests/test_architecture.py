@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "records", "paths", "cpu", "resnet", "head"),
+    *(
+        "errors",
+        "host",
+        "fonts",
+        "download",
+        "data.augment_spec",
+        "config",
+        "records",
+        "paths",
+        "cpu",
+        "resnet",
+        "head",
+    ),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
