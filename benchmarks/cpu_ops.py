@@ -49,7 +49,7 @@ def main() -> None:
     pool_shape = (arguments.batch, arguments.image_size // 2, arguments.image_size // 2, 64)
     rows += pool_rows(pool_shape, arguments.turns)
     command = f"--arch {arguments.arch} --image-size {arguments.image_size} --batch {arguments.batch}"
-    text = f"""Milliseconds of one call; {arguments.arch}, batch {arguments.batch}, {arguments.image_size} pixels, float32.
+    text = f"""Milliseconds of one call; {arguments.arch}, batch {arguments.batch}, {arguments.image_size} pixels.
 
 {table(["layer", "what", "calls", "XLA", "jaxft.cpu", "ratio"], rows)}
 
@@ -67,9 +67,12 @@ def convolutions(arch: str, image_size: int) -> dict[Layer, int]:
     def note(call: Function, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, nn.Conv) and context.module.feature_group_count == 1:
             conv, (x,) = context.module, args
-            size, stride = (int(np.ravel(each)[0]) for each in (conv.kernel_size, conv.strides))
-            layer = Layer(x.shape[1], x.shape[-1], conv.features, size, stride)
+            side, channels = x.shape[1], x.shape[-1]
+            y = call(*args, **kwargs)
+            size = round((conv.variables["params"]["kernel"].size / (channels * conv.features)) ** 0.5)
+            layer = Layer(side, channels, conv.features, size, side // y.shape[1])
             found[layer] = found.get(layer, 0) + 1
+            return y
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
