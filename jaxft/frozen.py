@@ -84,8 +84,8 @@ def with_features(run: Run, feed: Feed, progress: Progress) -> tuple[Run, Feed]:
     """
     if run.frozen is None or feed.once is None:
         return run, feed
-    training = training_features(run, run.frozen, feed.once, feed.num_train, progress)
-    test, picks = test_features(run, run.frozen, feed.once, feed.num_test, progress)
+    training = train_features(run, run.frozen, feed.once, feed.num_train, progress)
+    test, picks = eval_features(run, run.frozen, feed.once, feed.num_test, progress)
     train_step: Callable[..., Any] = run.train_step
     eval_step: Callable[..., Any] = run.eval_step
     above = run._replace(
@@ -95,7 +95,7 @@ def with_features(run: Run, feed: Feed, progress: Progress) -> tuple[Run, Feed]:
     return above, feed._replace(test=lambda: (each for each in picks))
 
 
-def training_features(run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress) -> Store:
+def train_features(run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress) -> Store:
     """Of every view of the training images, in the order of `view_order`."""
     store = empty_store(run, frozen, frozen.num_views * num_images)
     with closing(once.train()) as batches:
@@ -108,7 +108,7 @@ def training_features(run: Run, frozen: Frozen, once: Once, num_images: int, pro
     return store
 
 
-def test_features(
+def eval_features(
     run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress
 ) -> tuple[Store, Sequence[EvalPicks]]:
     """Of the test images, and the batches as which they are picked; those that could not be decoded weigh nothing."""

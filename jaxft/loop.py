@@ -80,7 +80,8 @@ def fit(
     records_at = window_ends(ends)
     state, step, window = run.state, int(run.state.step), list(window)
     clock = Clock()
-    run, feed = with_features(run, feed, hooks.progress)
+    if step < ends[-1]:
+        run, feed = with_features(run, feed, hooks.progress)
     with closing(feed.train(step)) as host_batches:
         batches = put_ahead(host_batches, run.put)
         while step < ends[-1]:
