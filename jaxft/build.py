@@ -13,6 +13,7 @@ from jaxft.data.augment import Augment, Batch, EvalBatch, check_pairs, make_augm
 from jaxft.data.augment_spec import mixes
 from jaxft.data.resident import EvalPicks, Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
+from jaxft.features import as_they_are, frozen_part, make_test_fill, make_training_fill, top_of
 from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
 from jaxft.parallel import (
@@ -37,6 +38,20 @@ class Pretrained(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
+class Frozen(NamedTuple):
+    """The frozen part of a run that keeps its features; then the run's steps are those of the rest, and take picks.
+
+    See jaxft.features for the two steps that fill stores, and jaxft.frozen, which does it and binds the run's steps.
+    """
+
+    num_views: int
+    """Of each training image."""
+    features: jax.ShapeDtypeStruct
+    """[1, …], of one image."""
+    fill_training: Callable[..., Store]
+    fill_test: Callable[..., Store]
+
+
 class Run(NamedTuple):
     """What the loop needs. The steps are compiled for `devices`; `put` brings a host batch to them."""
 
@@ -49,6 +64,8 @@ class Run(NamedTuple):
     put: Callable[[Any], Any]
     key: Key[Array, ""]
     devices: Devices
+    frozen: Frozen | None = None
+    """Where features are kept; the steps then take a store of them last, which `jaxft.frozen.with_features` binds."""
 
 
 def build(
@@ -59,12 +76,14 @@ def build(
     stores: tuple[Store, Store] | None = None,
     class_weights: Float[np.ndarray, " k"] | None = None,
     augment: Augment | None = None,
+    features: int | None = None,
 ) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch. Of several processes, process 0's weights count.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
     (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
-    `augment` takes the place of the config's.
+    `augment` takes the place of the config's. With `features`, of so many views of each training image, the steps are
+    those above the frozen part, and take picks too (see jaxft.frozen); then without stores.
 
     Raises:
         UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
@@ -89,26 +108,43 @@ def build(
     state = init_state(variables["params"], variables["batch_stats"], tx)
     if augment is None:
         augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
+    above = model if features is None else model.clone(after=top_of(config.model.freeze))
     train_step = make_train_step(
-        model,
+        above,
         tx,
-        augment,
+        augment if features is None else as_they_are,
         None if class_weights is None else jnp.asarray(class_weights),
         accumulate=config.accumulate,
+        redraw=config.num_views is None,
         skip_nonfinite=config.on_nonfinite == "skip",
     )
+    eval_step = make_eval_step(above)
+    if features is not None:
+        train_step, eval_step = train_from_store(train_step), eval_from_store(eval_step)
     return Run(
         model=model,
         labels=labels,
         head_rows=head_rows,
         state=put_replicated(from_first(state), devices),
         train_step=_compiled(train_step, train_from_store, stores and stores[0], devices, config.parallel, donate=True),
-        eval_step=_compiled(
-            make_eval_step(model), eval_from_store, stores and stores[1], devices, config.parallel, donate=False
-        ),
+        eval_step=_compiled(eval_step, eval_from_store, stores and stores[1], devices, config.parallel, donate=False),
         put=lambda batch: put_batch(batch, devices, config.parallel),
         key=train_key,
         devices=devices,
+        frozen=None if features is None else _frozen(config, model, augment, features, variables, devices),
+    )
+
+
+def _frozen(
+    config: Config, model: ResNet, augment: Augment, num_views: int, variables: Any, devices: Devices
+) -> Frozen:
+    """The frozen part and the steps that compute its features."""
+    top, size = top_of(config.model.freeze), config.images.image_size
+    return Frozen(
+        num_views,
+        jax.eval_shape(frozen_part(model, top), variables, jnp.zeros((1, size, size, 3))),
+        over_devices(make_training_fill(model, top, augment), devices, config.parallel, donate=True),
+        over_devices(make_test_fill(model, top), devices, config.parallel, donate=True),
     )
 
 

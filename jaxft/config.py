@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxft.data.augment_spec import parse_augment
+from jaxft.data.augment_spec import mixes, parse_augment
 from jaxft.errors import UserError
 
 
@@ -59,6 +59,9 @@ class ImageConfig:
     augment: tuple[str, ...] = ("crop", "flip")
     """What is drawn anew each time that a training image is seen: none, chapter, light, strong, or any of crop, flip,
     vflip, jitter, randaugment, erase, mixup, cutmix, each with its values as NAME=VALUE,…"""
+    cached_views: int | None = None
+    """With a frozen stage: draw so many augmented views of each training image, once, in place of a new one each time;
+    epoch e takes view e modulo their number. What the frozen part makes of them is then kept (see --cache-features)."""
     val_fraction: float = 0.2
     """Share of each class kept for evaluation when the data name no val or test."""
     skip_bad_images: bool = False
@@ -72,11 +75,26 @@ class ImageConfig:
             f"--canvas {self.canvas} is smaller than --image-size {self.image_size}: crops would be blown up. "
             f"Pass --canvas {self.image_size} or more, or leave it out.",
         )
-        parse_augment(self.augment)
+        self._check_views()
         check(
             0 < self.val_fraction < 1,
             f"--val-fraction {self.val_fraction}: must lie between 0 and 1, e.g. 0.2.",
         )
+
+    def _check_views(self) -> None:
+        ops, given = parse_augment(self.augment), self.cached_views
+        if given is not None:
+            check(given >= 1, f"--cached-views {given}: must be at least 1.")
+            check(
+                not mixes(self.augment),
+                f"--cached-views {given}: mixup and cutmix mix images that meet in a batch, and so make a new one each "
+                "time. Leave them out of --augment, or --cached-views out.",
+            )
+            check(
+                bool(ops),
+                f"--cached-views {given}: --augment none draws nothing, so that all views would be one, which is kept "
+                "anyway. Leave --cached-views out.",
+            )
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,9 @@ class Config:
     input: Literal["auto", "resident", "mmap", "stream"] = "auto"
     """Where decoded images are while training: in device memory, in a memory-mapped file, or nowhere (decoded anew each
     time); auto goes by size. The batches are the same."""
+    cache_features: bool = True
+    """With a frozen stage and no random augmentation, or --cached-views: compute what the frozen part makes of each
+    image once and keep it in device memory, where it fits. The numbers are the same, up to rounding."""
     balance: Literal["none", "weights", "sampler"] = "none"
     """Against classes of unequal size: weights counts an image's loss in inverse proportion to the size of its class,
     sampler draws every class equally often."""
@@ -185,6 +206,11 @@ class Config:
     def images_per_step(self) -> int:
         """Images of one update, over all devices."""
         return self.batch_size * self.accumulate
+
+    @property
+    def num_views(self) -> int | None:
+        """Of each training image, where they are drawn once; None where each time is a new one."""
+        return None if self.model.freeze == "none" else self.images.cached_views
 
 
 def check(holds: bool, message: str) -> None:

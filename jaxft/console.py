@@ -18,6 +18,7 @@ from jaxft.data.feed import Feed
 from jaxft.data.plan import gigabytes
 from jaxft.data.prepare import Data
 from jaxft.errors import let_go_of_stdout
+from jaxft.frozen import FeaturePlan
 from jaxft.head import Row
 from jaxft.optim import learning_rates
 from jaxft.paths import count_by_label
@@ -72,7 +73,7 @@ class Display:
         self.progress.stop()
 
     def decoding(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` images are decoded."""
+        """Show that `done` of `total` images are decoded, or whatever else goes before the first step."""
         self._bar(what, done, total, f"{done}/{total}")
         if not self.console.is_terminal and done == total:
             self.console.print(f"{what}: {done}/{total}")
@@ -154,9 +155,10 @@ def head_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def announce(config: Config, data: Data, feed: Feed, run: Run, display: Display) -> None:
+def announce(config: Config, data: Data, feed: Feed, run: Run, features: FeaturePlan, display: Display) -> None:
     """Say at the start what will run: data, devices, and what trains."""
     devices = run.devices
+    how = f"{data.plan.way}, for {data.plan.why}" if run.frozen is None else "each image once"
     most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
     for line in (
         *data.notes,
@@ -164,7 +166,8 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, display: Display)
         f"{len(data.test.labels)} test images of {len(data.class_names)} classes; "
         f"{len(devices)} x {devices[0].device_kind}{_in_processes()}, {config.parallel}, "
         f"{jnp.dtype(run.model.dtype).name}",
-        f"input: {data.plan.way}, for {data.plan.why}{most}",
+        f"input: {how}{most}",
+        *(() if features.note is None else (features.note,)),
         *compute_notes(config, devices[0].platform),
     ):
         display.say(line)

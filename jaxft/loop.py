@@ -11,6 +11,7 @@ import numpy as np
 from jaxft.build import Run
 from jaxft.data.batches import epoch_ends
 from jaxft.data.feed import Feed
+from jaxft.frozen import with_features
 from jaxft.parallel import put_ahead
 from jaxft.records import Record
 from jaxft.step import EvalSums, Metrics, TrainState
@@ -40,6 +41,8 @@ class Hooks(NamedTuple):
     """What the caller wants to hear of: each record, what is worth keeping, and whether to save or to stop now."""
 
     on_record: Callable[[Record], None] = lambda _: None
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    """Is told of what goes before the first step: what it is, how many images of it are done, of how many."""
     keep: Callable[[Progress, float | None], None] = lambda *_: None
     """Is given the test accuracy at an epoch's end."""
     should_save: Callable[[], bool] = lambda: False
@@ -77,6 +80,8 @@ def fit(
     records_at = window_ends(ends)
     state, step, window = run.state, int(run.state.step), list(window)
     clock = Clock()
+    if step < ends[-1]:
+        run, feed = with_features(run, feed, hooks.progress)
     with closing(feed.train(step)) as host_batches:
         batches = put_ahead(host_batches, run.put)
         while step < ends[-1]:

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 from jaxft.errors import UserError, nearest_batch_sizes
 from jaxft.host import free_host_memory
 from jaxft.step import AXIS
+
+T = TypeVar("T")
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -140,6 +142,11 @@ def put_shared(tree: Any, devices: Devices) -> Any:
 def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, such as a step's state: nobody else owns it, so that it may be donated."""
     return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))
+
+
+def replicated(make: Callable[[], T], devices: Devices) -> T:
+    """The arrays that `make` gives, made on every device; they may be donated."""
+    return jax.jit(make, out_shardings=NamedSharding(mesh_of(devices), P()))()
 
 
 def _placed(tree: Any, devices: Devices, spec: P) -> Any:

@@ -18,6 +18,8 @@ from jaxft.errors import UserError
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 """The body's stages from the image upward; the head, `fc`, comes after them."""
+POOLED = "pooled"
+"""layer4's mean over height and width, the head's input."""
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_DECAY = 0.9  # torch momentum 0.1 is Flax momentum 0.9.
@@ -183,25 +185,31 @@ class ResNet(nn.Module):
     """The mesh axis over which BatchNorm's statistics are averaged; None for each device's own."""
     dtype: Any = jnp.float32
     """Of the computation; parameters, statistics and logits are float32 also where it is bfloat16."""
+    after: str | None = None
+    """A stage or "pooled": the network begins above it, and is given what it put out in place of images."""
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
-        """Logits of normalised images; with `train`, "batch_stats" must be mutable."""
+    def __call__(self, images: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b k"]:
+        """Logits of normalised images [b, h, w, 3]; with `train`, "batch_stats" must be mutable."""
 
         def norm(name: str) -> BatchNorm:
             return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
 
-        x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
-        x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
-        x = self._end_of("stem", cpu.max_pool(x))
+        x, left = images, stages_after(self.after)
+        if "stem" in left:
+            x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x.astype(self.dtype))
+            x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
+            x = self._end_of("stem", cpu.max_pool(x))
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
+            if stage not in left:
+                continue
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 block = Block(self.arch, self.width * 2**i, stride, norm, self.dtype, name=f"{stage}_{j}")
                 x = block(x, train=train and stage not in self.frozen)
             x = self._end_of(stage, x)
-        pooled = widen(x).mean((1, 2))
-        self.sow("intermediates", "pooled", pooled)
+        pooled = x if self.after == POOLED else widen(x).mean((1, 2))
+        self.sow("intermediates", POOLED, pooled)
         bound = 1 / math.sqrt(pooled.shape[-1])
         uniform = symmetric_uniform(bound)
         return nn.Dense(self.num_classes, kernel_init=uniform, bias_init=uniform, name="fc")(pooled)
@@ -210,6 +218,13 @@ class ResNet(nn.Module):
         """Show a stage's output, and cut the gradient at the top of a frozen one: nothing below is differentiated."""
         self.sow("intermediates", stage, x)
         return jax.lax.stop_gradient(x) if stage in self.frozen else x
+
+
+def stages_after(after: str | None) -> tuple[str, ...]:
+    """The stages above one; above "pooled" there is none."""
+    if after is None:
+        return STAGES
+    return STAGES[(*STAGES, POOLED).index(after) + 1 :]
 
 
 def symmetric_uniform(bound: float) -> Callable:

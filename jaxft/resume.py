@@ -18,7 +18,7 @@ from jaxft.processes import exchange, from_first
 from jaxft.records import Record
 from jaxft.step import Metrics, TrainState
 
-FREE = {"--devices", "--parallel", "--input"}
+FREE = {"--devices", "--parallel", "--input", "--cache-features"}
 """What may change in the middle of a run with synchronised BatchNorm: the numbers stay the same, up to rounding."""
 
 

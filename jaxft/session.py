@@ -98,7 +98,7 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
                 feed,
                 images_per_step=config.images_per_step,
                 num_epochs=config.epochs,
-                hooks=Hooks(on_record, keep, should_save, should_stop),
+                hooks=Hooks(on_record, display.decoding, keep, should_save, should_stop),
                 window=past.window,
                 skip_nonfinite=config.on_nonfinite == "skip",
             )

@@ -85,12 +85,14 @@ def make_train_step(
     class_weights: Float[Array, " k"] | None = None,
     *,
     accumulate: int = 1,
+    redraw: bool = True,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step `(state, batch, key) -> (state, metrics)` is pure, and made for `over_devices`.
 
-    Pass the same key each time: the step's number is folded into it. The loss is the mean cross-entropy over the
-    images, of a mixed image by its shares, and the accuracy counts the label with the larger one.
+    Pass the same key each time: the step's number is folded into it, unless `redraw` is off. The loss is the mean
+    cross-entropy over the images, of a mixed image by its shares, and the accuracy counts the label with the larger
+    one.
 
     Args:
         model: with `axis_name="data"`, BatchNorm's statistics are those of the whole batch; with None, of each device's
@@ -100,6 +102,8 @@ def make_train_step(
         class_weights: an image's loss counts so many times, by its class; 1 on average over the set keeps its scale.
         accumulate: microbatches in which a device's part goes through the network, one after the other; their rows are
             laid out by `jaxft.data.batches.device_positions`.
+        redraw: draw the augmentation anew in each step; off, an image's draws follow from the key and its position
+            alone.
         skip_nonfinite: leave out an update after which something would not be finite: only `step` moves on.
     """
 
@@ -119,7 +123,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         compute = gradients if accumulate == 1 else over_microbatches(gradients, accumulate)
-        key = jax.random.fold_in(key, state.step)
+        key = jax.random.fold_in(key, state.step) if redraw else key
         grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch, key)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         if model.axis_name is None:
@@ -166,7 +170,8 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
 
     def eval_step(state: TrainState, batch: EvalBatch) -> EvalSums:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits: Any = model.apply(variables, normalise(batch.images), train=False)
+        images = normalise(batch.images) if model.after is None else batch.images
+        logits: Any = model.apply(variables, images, train=False)
         correct = (logits.argmax(-1) == batch.labels).astype(jnp.float32)
         losses = cross_entropies(logits, batch.labels)
         sums = EvalSums((losses * batch.weights).sum(), (correct * batch.weights).sum(), batch.weights.sum())

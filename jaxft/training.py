@@ -24,6 +24,7 @@ from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
 from jaxft.data.sources import Splits
+from jaxft.frozen import plan_features
 from jaxft.loop import Record
 from jaxft.options import Options
 from jaxft.parallel import all_devices, check_batch_size, free_memory, make_deterministic, own, own_places
@@ -112,11 +113,22 @@ def train(
     if not config.sync_bn:
         facts["devices"] = len(devices)  # BatchNorm's statistics are then of a device's part of the batch.
     share = share_of(config.batch_size, accumulate=config.accumulate, num_devices=len(devices), own=own_places(devices))
-    feed = make_feed(data, config, display.say if is_first() else partial(print, file=sys.stderr), share)
-    weights = loss_weights(data, config)
-    run = build(config, data.class_names, inputs.pretrained, stores=stores(data), class_weights=weights)
+    features = plan_features(
+        config, len(data.train.labels), len(data.test.labels), devices[0].platform, free_memory(own(devices))
+    )
+    keep = features.num_views is not None
+    report = display.say if is_first() else partial(print, file=sys.stderr)
+    feed = make_feed(data, config, report, share, features=keep)
+    run = build(
+        config,
+        data.class_names,
+        inputs.pretrained,
+        stores=None if keep else stores(data),
+        class_weights=loss_weights(data, config),
+        features=features.num_views,
+    )
     if is_first():
-        announce(config, data, feed, run, display)
+        announce(config, data, feed, run, features, display)
     job = Job(config, options, data, facts, inputs.out, display, watchers, started)
     with ExitStack() as stack:
         out, checkpoints = agreed(lambda: open_outputs(job, stack) if is_first() else (job.out, None))

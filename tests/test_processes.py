@@ -76,6 +76,27 @@ def test_two_processes_of_two_devices_are_one_run(alone, tmp_path, parallel):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_features_that_are_kept_make_the_run_that_computes_them_anew(tmp_path, parallel):
+    flags = (
+        *TWO_EPOCHS,
+        "--freeze",
+        "layer3",
+        "--augment",
+        "crop",
+        "flip",
+        "--cached-views",
+        2,
+        "--parallel",
+        parallel,
+    )
+    finished(*flags, "--no-cache-features", "--out", tmp_path / "anew")
+    printed = [ended(process) for process in start_processes(2, 2, *flags, "--out", tmp_path / "kept")]
+    assert "features of 2 views of each training image: computed once and kept" in printed[0]
+    same_run(tmp_path / "kept", tmp_path / "anew")
+
+
+@pytest.mark.slow
 def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photos, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
     flags = (

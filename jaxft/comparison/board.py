@@ -95,7 +95,7 @@ class RunDisplay(Display):
         self.board.say(line)
 
     def decoding(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` images are decoded."""
+        """Show that `done` of `total` images are decoded, or whatever else goes before the first step."""
         super().decoding(what, done, total)
         self.board.show(self.epochs_before, f"{what} {done}/{total}")
 

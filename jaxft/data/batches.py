@@ -59,6 +59,26 @@ def balanced_order(labels: Int[np.ndarray, " n"], batch_size: int, seed: int) ->
     return lru_cache(CACHED_STEPS)(order)
 
 
+def order_of_the_set(num_images: int, batch_size: int) -> Order:
+    """Every image once, in the order of the set; the last one fills up the last batch."""
+    return lambda step: np.minimum(
+        np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32), num_images - 1
+    )
+
+
+def view_order(order: Order, num_images: int, batch_size: int, num_views: int) -> Order:
+    """The order of an image's views: rows of a set's views, those of view 0 first; epoch e takes view e % num_views.
+
+    A view's draws may follow from its row, and are then the same each time that it comes.
+    """
+
+    def views(step: int) -> Rows:
+        epochs = np.arange(step * batch_size, (step + 1) * batch_size) // num_images
+        return (epochs % num_views * num_images + order(step)).astype(np.int32)
+
+    return views
+
+
 def shuffle(num: int, *seeds: int) -> Int32[np.ndarray, " {num}"]:
     """0 to num - 1 in an order drawn by the seeds: the same on every machine and with every version of NumPy."""
     # Of its generators NumPy promises the raw bits alone to stay. Grain's shuffle takes 130 microseconds an index in a

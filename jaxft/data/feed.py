@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxft.data.augment import Batch, EvalBatch
-from jaxft.data.batches import Order, Share, eval_rows, num_eval_batches
+from jaxft.data.batches import Order, Rows, Share, eval_rows, num_eval_batches
 from jaxft.data.cache import release
 from jaxft.data.canvas import Decoded, Photo, decode_one
 from jaxft.data.images import Recipe, quiet
@@ -49,13 +49,30 @@ class Feed(NamedTuple):
     test: Callable[[], Batches]
     host_bytes: int
     """The most that training images take of the host's memory on their way, the batch being copied included."""
+    once: "Once | None" = None
+    """Where the batches are picks of features: the images of which these are made."""
 
 
-def resident_feed(num_train: int, num_test: int, order: Order, share: Share) -> Feed:
-    """Picks of stores that are on the devices already (see jaxft.data.resident)."""
+class Once(NamedTuple):
+    """The images of both sets, each once: batches of rows with what is there; rows beyond a set fill the last batch."""
+
+    batch_size: int
+    """Over all devices."""
+    train: Callable[[], Batches]
+    """(int32 [b], Batch)"""
+    test: Callable[[], Batches]
+    """(int32 [b], EvalBatch)"""
+
+
+def resident_feed(num_train: int, num_test: int, order: Order, share: Share, draws: Order | None = None) -> Feed:
+    """Picks of stores that are on the devices already (see jaxft.data.resident).
+
+    With `draws`, what each image's draws follow from is theirs, and not its place in the batch; so in all three ways.
+    """
+    positions = _positions(draws, share)
 
     def train(step: int) -> Batches:
-        return _ahead(lambda t: Picks._make((order(t)[share.train], share.train)), step, FOREVER, threads=1)
+        return _ahead(lambda t: Picks._make((order(t)[share.train], positions(t))), step, FOREVER, threads=1)
 
     def test() -> Batches:
         for step in range(num_eval_batches(num_test, share.eval_batch_size)):
@@ -64,13 +81,13 @@ def resident_feed(num_train: int, num_test: int, order: Order, share: Share) -> 
     return Feed(num_train, num_test, train, test, host_bytes=0)
 
 
-def mapped_feed(train: Decoded, test: Decoded, order: Order, share: Share) -> Feed:
+def mapped_feed(train: Decoded, test: Decoded, order: Order, share: Share, draws: Order | None = None) -> Feed:
     """Batches gathered from decoded sets."""
-    num_test = len(test.labels)
+    num_test, positions = len(test.labels), _positions(draws, share)
 
     def train_batch(step: int) -> Batch:
         rows = order(step)[share.train]
-        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], share.train))
+        return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], positions(step)))
 
     def test_batch(step: int) -> EvalBatch:
         rows, weights = eval_rows(num_test, share, step)
@@ -91,6 +108,7 @@ def streamed_feed(
     test: Streamed,
     order: Order,
     share: Share,
+    draws: Order | None = None,
     *,
     skip_bad: bool = False,
     report: Callable[[str], None] = print,
@@ -100,7 +118,7 @@ def streamed_feed(
     With `skip_bad`, the place of a training image that cannot be decoded is taken by the next one that can, a test
     image is left out, and `report` is told, once an image; otherwise a UserError ends the run.
     """
-    num_train, num_test = len(train.labels), len(test.labels)
+    num_train, num_test, positions = len(train.labels), len(test.labels), _positions(draws, share)
     told: set[str] = set()
 
     def read(data: Streamed, i: int) -> Photo:
@@ -132,9 +150,9 @@ def streamed_feed(
 
     def train_batches(step: int) -> Batches:
         num = len(share.train)
-        for photos in _grouped(train_photo, step * num, FOREVER, num):
+        for t, photos in enumerate(_grouped(train_photo, step * num, FOREVER, num), step):
             pixels, sizes, labels, _, _ = zip(*photos, strict=True)
-            yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), share.train))
+            yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), positions(t)))
 
     def test_batches() -> Batches:
         num, size = len(share.test), test.recipe.size
@@ -148,6 +166,23 @@ def streamed_feed(
 
     host_bytes = (2 * len(share.train) + AHEAD * num_cores()) * 3 * train.recipe.size**2
     return Feed(num_train, num_test, train_batches, test_batches, host_bytes)
+
+
+def read_once(feed: Feed, share: Share) -> Once:
+    """A feed of a set in its own order, as far as it goes; its share of training images is that of test images."""
+
+    size = share.eval_batch_size
+
+    def numbered(batches: Batches, num_images: int) -> Batches:
+        with closing(batches):
+            for step, batch in enumerate(islice(batches, num_eval_batches(num_images, size))):
+                yield step * size + share.test, batch
+
+    return Once(size, lambda: numbered(feed.train(0), feed.num_train), lambda: numbered(feed.test(), feed.num_test))
+
+
+def _positions(draws: Order | None, share: Share) -> Callable[[int], Rows]:
+    return lambda step: share.train if draws is None else draws(step)[share.train]
 
 
 def _gather(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

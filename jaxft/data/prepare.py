@@ -8,9 +8,19 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxft.config import Config
-from jaxft.data.batches import Share, balanced_order, check_batch_fits, class_weights, share_of, shuffled_order
+from jaxft.data.batches import (
+    Order,
+    Share,
+    balanced_order,
+    check_batch_fits,
+    class_weights,
+    order_of_the_set,
+    share_of,
+    shuffled_order,
+    view_order,
+)
 from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
-from jaxft.data.feed import Feed, Streamed, mapped_feed, resident_feed, streamed_feed
+from jaxft.data.feed import Feed, Streamed, mapped_feed, read_once, resident_feed, streamed_feed
 from jaxft.data.plan import WAYS, Keep, Plan, plan_input
 from jaxft.data.resident import Store
 from jaxft.data.sources import ArraySource, Splits, labels_of
@@ -83,10 +93,18 @@ def most_careful(plan: Plan) -> Plan:
     return Plan._make(max(plans, key=lambda plan: WAYS.index(plan[0])))
 
 
-def make_feed(data: Data, config: Config, report: Callable[[str], None], share: Share | None = None) -> Feed:
+def make_feed(
+    data: Data,
+    config: Config,
+    report: Callable[[str], None],
+    share: Share | None = None,
+    *,
+    features: bool = False,
+) -> Feed:
     """The run's batches, by the plan; `report` is told of streamed images that are skipped.
 
-    `share` is what this process makes of them (see `share_of`); when None all, laid out for one device.
+    `share` is what this process makes of them (see `share_of`); when None all, laid out for one device. With `features`
+    the batches are picks of these, and the images come `once`.
 
     Raises:
         UserError: more images an update than the training set has.
@@ -98,12 +116,34 @@ def make_feed(data: Data, config: Config, report: Callable[[str], None], share: 
         order = balanced_order(data.train.labels, size, config.seed)
     else:
         order = shuffled_order(num_train, size, config.seed)
+    views = config.num_views
+    draws = None if views is None else view_order(order, num_train, size, views)
+    if features:
+        in_turn = order_of_the_set(num_train, config.batch_size)
+        feed = host_feed(data, config, report, in_turn, share._replace(train=share.test))
+        picks = resident_feed(num_train, len(data.test.labels), draws or order, share)
+        return picks._replace(once=read_once(feed, share), host_bytes=feed.host_bytes)
+    if data.plan.way == "resident":
+        return resident_feed(num_train, len(data.test.labels), order, share, draws)
+    return host_feed(data, config, report, order, share, draws)
+
+
+def host_feed(
+    data: Data,
+    config: Config,
+    report: Callable[[str], None],
+    order: Order,
+    share: Share,
+    draws: Order | None = None,
+) -> Feed:
+    """Batches of images themselves."""
     match data.train, data.test:
+        case Decoded() as train, Decoded() as test:
+            return mapped_feed(train, test, order, share, draws)
         case Streamed() as train, Streamed() as test:
-            return streamed_feed(train, test, order, share, skip_bad=config.images.skip_bad_images, report=report)
-        case Decoded() as train, Decoded() as test if data.plan.way == "mmap":
-            return mapped_feed(train, test, order, share)
-    return resident_feed(num_train, len(data.test.labels), order, share)
+            skip_bad = config.images.skip_bad_images
+            return streamed_feed(train, test, order, share, draws, skip_bad=skip_bad, report=report)
+    raise AssertionError("both sets are streamed, or neither is")
 
 
 def loss_weights(data: Data, config: Config) -> Float[np.ndarray, " k"] | None:

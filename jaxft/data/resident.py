@@ -1,4 +1,4 @@
-"""A set held whole in device memory: a step is told which rows it gets, and gathers them itself."""
+"""A set held whole in device memory, or its features: a step is told which rows it gets, and gathers them itself."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ from jaxft.data.augment import Batch, EvalBatch
 
 
 class Store(NamedTuple):
-    """A decoded set: pixels, the sizes of the photographs, labels."""
+    """A decoded set: pixels, the sizes of the photographs, labels. Or a set's features, which have no sizes."""
 
-    images: UInt8[Array, "n s s 3"]
-    sizes: Int[Array, "n 2"]
+    images: UInt8[Array, "n s s 3"] | Float[Array, "n ..."]
+    sizes: Int[Array, "n 2"] | None
     labels: Int[Array, " n"]
 
 
