@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,19 @@ LARGE_BATCHES = [128, 256, 512]
 
 
 def main() -> int:
-    """The command; returns its exit status, 1 where a peer failed."""
+    """The command; returns its exit status, 1 where a peer failed.
+
+    Raises:
+        UserError: peers beside several devices, or what a side finds.
+    """
     arguments = parse_arguments()
+    if arguments.devices > 1 and {"none", *(arguments.peer or ())} != {"none"}:
+        raise UserError(f"--devices {arguments.devices}: peers run on one. Pass --peer none, or --devices 1.")
     flags = f", XLA_FLAGS={os.environ['XLA_FLAGS'].strip()}" if os.environ.get("XLA_FLAGS") else ""
     made = f"{conditions(arguments.commit)}{flags}"
     found: list[dict[str, Any]] = []
-    failed = False
     for precision in arguments.precision:
-        with ExitStack() as stack:
-            probe = stack.enter_context(worker(JAX_SCRIPT, arguments.devices, shared=True))
+        with worker(JAX_SCRIPT, arguments.devices, shared=True) as probe:
             device = probe.ask("describe", precision=precision)
             shared = probe if device["platform"] == "tpu" else None
             if shared is None:
@@ -50,13 +53,11 @@ def main() -> int:
                 text = f"{text_of(comparisons, device, arguments.turns)}\n\n{made}.\n\n    {command()}"
                 print(text, flush=True)
                 write_section(f"Throughput: {arch}, {device['precision']}, {device['kind']}", text, arguments.results)
-                sides = [side for comparison in comparisons for side in comparison.sides]
-                failed |= any(side.failed not in (None, OUT_OF_MEMORY) for side in sides)
                 found += as_json(comparisons, device)
                 if arguments.json:
                     kept = {"command": command(), "conditions": made, "sides": found}
                     arguments.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    return EXIT_FOUND if failed else 0
+    return EXIT_FOUND if any(side["failed"] not in (None, OUT_OF_MEMORY) for side in found) else 0
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,17 +99,11 @@ def command() -> str:
 
 
 def chosen_peers(arguments: argparse.Namespace, device: Device) -> list[str]:
-    """The peers that can run here; says which cannot.
-
-    Raises:
-        UserError: there are several devices, or none beside a peer.
-    """
+    """The peers that can run here; says which cannot."""
     platform = device["platform"]
     asked = arguments.peer or [DEFAULT_PEER.get(platform, FLAX)]
-    if "none" in asked or (arguments.peer is None and arguments.devices > 1):
+    if "none" in asked or arguments.devices > 1:
         return []
-    if arguments.devices > 1:
-        raise UserError(f"--devices {arguments.devices}: peers run on one. Pass --peer none, or --devices 1.")
     reason = "PyTorch has no TPU" if platform == "tpu" else None
     missing = [name for name in ("torch", "torchvision") if find_spec(name) is None]
     if missing:
@@ -124,13 +119,13 @@ def measure(
 ) -> list[Comparison]:
     """Every comparison of a network, at each batch."""
     found = []
-    for own, jobs in comparisons(arguments, arch, device, peers):
+    for own, jobs in plan(arguments, arch, device, peers):
         print(*(f"{job.side} {job.measure} {job.freeze} {job.batch_size}" for job in jobs), sep=", ", file=sys.stderr)
         found.append(Comparison(own, take_turns(jobs, arguments.turns, shared=shared)))
     return found
 
 
-def comparisons(
+def plan(
     arguments: argparse.Namespace, arch: str, device: Device, peers: Sequence[str]
 ) -> Iterator[tuple[bool, list[Job]]]:
     """Jobs that take turns, jaxft's first: against peers, and jaxft's own against its training step of all layers."""
@@ -163,9 +158,9 @@ def comparisons(
 def as_json(comparisons: Sequence[Comparison], device: Device) -> list[dict[str, Any]]:
     """Every side's figures; the sides of a comparison have its number."""
     rows = []
-    for number, comparison in enumerate(comparisons):
+    for place, comparison in enumerate(comparisons):
         for side in comparison.sides:
-            row = {"comparison": number, "device": device, **side.job._asdict(), **side.compiled}
+            row = {"comparison": place, "device": device, **side.job._asdict(), **side.compiled}
             row |= {"seconds": side.seconds, "peak_bytes": side.peak_bytes, "failed": side.failed}
             if not side.failed:
                 row |= {"images_per_second": images_per_second(side), "utilisation": utilisation(side, device)}

@@ -19,7 +19,8 @@ from jaxft.data.resident import Picks, Store
 from jaxft.parallel import put_ahead
 from jaxft.resnet import make_resnet
 from results import spread
-from sides import Job, Ready, serve
+from serving import Ready, serve
+from sides import Job
 
 CLASSES = ("a", "b")
 IN_FLIGHT = 2  # jaxft.loop's, whose imports are not there on every machine.
@@ -154,6 +155,7 @@ def stateful(step: Any, state: Any, *rest: Any) -> Ready:
 
     def go(steps: int) -> None:
         nonlocal state
+        metrics = None
         for _ in range(steps):
             state, metrics = compiled(state, *rest)
         assert np.isfinite(jax.tree.leaves(jax.device_get(metrics))).all()
@@ -166,6 +168,7 @@ def stateless(step: Any, *arguments: Any) -> Ready:
     compiled, told = compiled_step(step, *arguments)
 
     def go(steps: int) -> None:
+        sums = None
         for _ in range(steps):
             sums = compiled(*arguments)
         assert np.isfinite(jax.tree.leaves(jax.device_get(sums))).all()
