@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from jaxft.data.augment_spec import mixes, parse_augment
 from jaxft.errors import UserError
 
+EvalResize = Literal["short", "squash"]
+"""Before the centre crop of evaluation: the short side to its size, or both sides."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -53,7 +56,7 @@ class ImageConfig:
     """Side of the square that the network sees, in pixels."""
     canvas: int | None = None
     """Side of the square in which training images are kept, in pixels; chosen from the set when not given."""
-    eval_resize: Literal["short", "squash"] = "short"
+    eval_resize: EvalResize = "short"
     """Before the centre crop of evaluation: the short side to 256/224 of the image size, or both sides (the chapter's
     way)."""
     augment: tuple[str, ...] = ("crop", "flip")

@@ -56,11 +56,12 @@ ORDER = (
 )
 COMMANDS = {"arguments", "compare", "model_file", "training", "runs", "data.check", "data.preview", "export"}
 HEAVY = {
-    *("grain", "tyro", "rich", "matplotlib", "jinja2", "markupsafe", "tensorflow_datasets", "orbax"),
+    *("grain", "tyro", "rich", "matplotlib", "jinja2", "markupsafe", "tensorflow_datasets", "orbax", "cykooz_resizer"),
     *("torch", "torchvision", "tensorflow", "tensorboard", "wandb", "onnx", "onnxruntime"),
 }
 FLAX_NEEDS = {"orbax", "rich"}
 ALLOWED = {
+    "data.images": {"cykooz_resizer"},
     "data.workers": {"grain"},
     "data.tfds": {"tensorflow_datasets"},
     "data.check": {"rich", "tyro"},

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def test_a_frozen_body_costs_a_forward_pass_only():
     assert head < 0.45 * full
     assert head < half < 0.9 * full
     assert flops("backbone", accumulate=2) < 0.45 * flops("none", accumulate=2)
+
+
+@pytest.mark.slow
+def test_a_frozen_body_takes_the_memory_of_a_forward_pass_only():
+    full, head = (compiled(freeze).memory_analysis().temp_size_in_bytes for freeze in ("none", "backbone"))
+    assert head < 0.2 * full
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_a_step_does_not_wait_for_the_host(freeze):
+    program = compiled(freeze).as_text()
+    assert "ENTRY" in program
+    assert re.findall(r"(infeed|outfeed|send|recv|host_callback|python\w*callback)", program) == []
 
 
 @pytest.mark.slow

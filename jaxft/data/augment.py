@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, UInt8
 
+from jaxft.config import EvalResize
 from jaxft.data.augment_spec import Ops, mixes, parse_augment
 from jaxft.data.colour import jitter, randaugment
 from jaxft.data.crops import Weights, crop_weights, eval_box, mirror, resample, sample_box
-from jaxft.data.images import EvalResize
 from jaxft.data.mixing import Mix, cutmix, erase_mask, mix_images, mixup, one_of, partners
 from jaxft.errors import UserError, nearest_batch_sizes
 

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
 from jaxtyping import UInt8
+
+from jaxft.config import EvalResize
 
 Encoded = Path | bytes | np.ndarray
 """An image file, the bytes of one, or uint8 pixels [h, w, 3]."""
@@ -43,10 +45,6 @@ SIDES_SWAPPED = (5, 6, 7, 8)
 LANCZOS = ResizeOptions(ResizeAlg.convolution(FilterType.lanczos3))
 
 _alone = threading.Lock()
-
-
-EvalResize = Literal["short", "squash"]
-"""Before the centre crop of evaluation: the short side to its size, or both sides."""
 
 
 class Canvas(NamedTuple):
