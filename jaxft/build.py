@@ -82,7 +82,7 @@ def build(
         axis_name=AXIS if config.sync_bn else None,
         dtype=compute_dtype(config.precision, devices[0].platform),
     )
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    init_key, train_key = _two_keys(jax.random.key(config.seed))
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
@@ -110,6 +110,12 @@ def build(
         key=train_key,
         devices=devices,
     )
+
+
+@jax.jit
+def _two_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    init_key, train_key = jax.random.split(key)
+    return init_key, train_key
 
 
 def _compiled(
