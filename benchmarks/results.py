@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "# Results\n\nEach section is what its script printed, with the conditions and the command.\n"
 PACKAGES = ("jax", "flax", "optax", "torch", "torchvision", "pillow")
+MODULES = {"pillow": "PIL"}
 
 
 def write_section(name: str, text: str, path: Path = RESULTS) -> None:
@@ -31,7 +33,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def conditions(commit: str | None = None) -> str:
     """The machine and the versions, in a line; `commit` where the measurement was made at another one than HEAD."""
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    installed = [package for package in PACKAGES if find_spec(MODULES.get(package, package))]
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in installed)
     return f"{cpu()}; Python {platform.python_version()}, {versions}; jaxft at {commit or head()}"
 
 
