@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxft.config import Config, ModelConfig
-from jaxft.data.augment import Augment, Batch, EvalBatch, check_pairs, make_augment
+from jaxft.data.augment import Augment, Batch, check_pairs, make_augment
 from jaxft.data.augment_spec import mixes
-from jaxft.data.resident import EvalPicks, Picks, Store, eval_from_store, train_from_store
+from jaxft.data.resident import Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
 from jaxft.features import as_they_are, frozen_part, make_test_fill, make_training_fill, top_of
 from jaxft.head import Head, Row, match_rows, reuse, xavier
@@ -28,7 +28,7 @@ from jaxft.parallel import (
 )
 from jaxft.processes import from_first
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
-from jaxft.step import AXIS, EvalSums, Metrics, TrainState, init_state, make_eval_step, make_train_step
+from jaxft.step import AXIS, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
 
 class Pretrained(NamedTuple):
@@ -60,7 +60,8 @@ class Run(NamedTuple):
     head_rows: Sequence[Row] | None
     state: TrainState
     train_step: Callable[[TrainState, Batch | Picks, Key[Array, ""]], tuple[TrainState, Metrics]]
-    eval_step: Callable[[TrainState, EvalBatch | EvalPicks], EvalSums]
+    eval_step: Any
+    """`(TrainState, EvalBatch | EvalPicks) -> EvalSums`; `lower` takes their shapes, as that of a jitted function."""
     put: Callable[[Any], Any]
     key: Key[Array, ""]
     devices: Devices
@@ -101,7 +102,7 @@ def build(
         axis_name=AXIS if config.sync_bn else None,
         dtype=compute_dtype(config.precision, devices[0].platform),
     )
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    init_key, train_key = _two_keys(jax.random.key(config.seed))
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
     tx = make_optimizer(config.optim, labels)
@@ -148,6 +149,12 @@ def _frozen(
     )
 
 
+@jax.jit
+def _two_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    init_key, train_key = jax.random.split(key)
+    return init_key, train_key
+
+
 def _compiled(
     step: Callable, from_store: Callable, store: Store | None, devices: Devices, mode: Mode, *, donate: bool
 ) -> Callable:
@@ -155,8 +162,22 @@ def _compiled(
     if store is None:
         return over_devices(step, devices, mode, donate=donate)
     compiled = over_devices(from_store(step), devices, mode, donate=donate)
-    placed = put_shared(store, devices)
-    return lambda *arguments: compiled(*arguments, placed)
+    return Stored(compiled, put_shared(store, devices))
+
+
+class Stored(NamedTuple):
+    """A compiled step, called and lowered without the store that it takes last."""
+
+    step: Any
+    store: Store
+
+    def __call__(self, *arguments: Any) -> Any:
+        """With the store, as the step has it."""
+        return self.step(*arguments, self.store)
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """For arguments of these shapes."""
+        return self.step.lower(*arguments, self.store)
 
 
 def compute_dtype(precision: str, platform: str) -> Any:

@@ -17,11 +17,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from jaxft.errors import UserError
+from jaxft.options import KEPT
 from jaxft.orbax_words import quiet_orbax, why
 from jaxft.paths import by_name
 from jaxft.step import TrainState
 
-KEPT = 2
 TIMEOUT = 24 * 60 * 60  # Seconds by the wall clock, which jumps ahead where a laptop sleeps while it writes.
 
 

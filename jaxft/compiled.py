@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-LEAST_SECONDS = 0.5
+LEAST_SECONDS = 0.05
 
 
 def keep_compiled(cache_folder: Path) -> None:

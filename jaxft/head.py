@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     source_name: str | None
 
 
+@partial(jax.jit, static_argnames=("num_features", "num_classes"))
 def xavier(key: Key[Array, ""], num_features: int, num_classes: int) -> Head:
     """The chapter's new head: Xavier uniform weights; the bias as torch.nn.Linear draws it."""
     kernel_key, bias_key = jax.random.split(key)

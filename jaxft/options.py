@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxft.checkpoint import KEPT
 from jaxft.config import check
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
 from jaxft.data.plan import Keep
 from jaxft.download import cache_folder
 
+KEPT = 2
+"""Checkpoints."""
 WANDB_PROJECT = r"([^/\\#?%:]+/)?[^/\\#?%:]{1,128}"
 
 

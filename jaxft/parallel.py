@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -141,7 +142,12 @@ def put_shared(tree: Any, devices: Devices) -> Any:
 
 def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, such as a step's state: nobody else owns it, so that it may be donated."""
-    return jax.tree.map(lambda x: x.copy(), put_shared(tree, devices))
+    return _copied(put_shared(tree, devices))
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def replicated(make: Callable[[], T], devices: Devices) -> T:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from orbax.checkpoint import CheckpointManager
 
 from jaxft import loop
+from jaxft.beside import compiling_evaluation
 from jaxft.build import Run
 from jaxft.checkpoint import NonFiniteStateError, latest_good, restore, save, wait
 from jaxft.config import Config
@@ -22,7 +23,6 @@ from jaxft.model_file import describe_model, save_model
 from jaxft.options import Options
 from jaxft.processes import agreed
 from jaxft.records import Record, Watcher
-from jaxft.report.curves import draw_curves
 from jaxft.report.summary import summarise
 from jaxft.report.write import try_report
 from jaxft.resume import Past, about, check_not_over, take_up
@@ -91,10 +91,14 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
         return checkpoints is not None and time.monotonic() - last_saved >= 60 * options.save_minutes
 
     watched = watching(out, config, options, past.records, display.say)
-    with watched as watchers, stop_on_signals(display.alert) as should_stop:
+    with (
+        watched as watchers,
+        stop_on_signals(display.alert) as should_stop,
+        compiling_evaluation(run, feed) as compiling,
+    ):
         try:
             outcome = loop.fit(
-                run,
+                compiling,
                 feed,
                 images_per_step=config.images_per_step,
                 num_epochs=config.epochs,
@@ -143,6 +147,8 @@ def write_results(job: Job, state: TrainState, records: Sequence[Record], summar
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         save_model(out / "model.safetensors", variables, describe_model(config, job.data.class_names))
         replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        from jaxft.report.curves import draw_curves  # Not before the model is there: matplotlib is slow to import.
+
         draw_curves(
             records, out / "curves.png", f"{config.model.arch} on {config.data}, weights {config.model.weights}"
         )

@@ -182,4 +182,5 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
 
 def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation) -> TrainState:
     """The state at step 0, from a network's variables."""
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
+    # One program: JAX would compile one for each shape of momentum.
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, jax.jit(tx.init)(params))
