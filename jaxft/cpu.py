@@ -109,8 +109,8 @@ def convolve_tiny(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
         for y in range(height)
         for x in range(width)
     ]
-    flat = x.reshape(len(x), -1) @ jnp.concatenate(rows)
-    return flat.reshape(len(x), out_height, out_width, kernel.shape[-1])
+    flat = x.reshape(x.shape[0], -1) @ jnp.concatenate(rows)
+    return flat.reshape(x.shape[0], out_height, out_width, kernel.shape[-1])
 
 
 def output_size(side: int, size: int, stride: int, pad: int) -> int:
