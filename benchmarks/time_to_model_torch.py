@@ -108,7 +108,9 @@ def pretrained(arch: str, weights: Path, num_classes: int) -> models.ResNet:
     is_safetensors = weights.suffix == ".safetensors"
     state_dict = load_file(weights) if is_safetensors else torch.load(weights, weights_only=True)
     model.load_state_dict(state_dict, strict=False)  # Files without num_batches_tracked are files, too.
-    model.fc = nn.Linear(model.fc.weight.shape[1], num_classes)  # pyright: ignore[reportArgumentType]
+    assert isinstance(model, models.ResNet)
+    assert isinstance(model.fc, nn.Linear)
+    model.fc = nn.Linear(model.fc.in_features, num_classes)
     nn.init.xavier_uniform_(model.fc.weight)
     return model.to(DEVICE, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
