@@ -86,7 +86,8 @@ n = {turns} turns, median (least to most), after a turn that is not counted; the
 in a process of its own, and a ratio is that of each turn. A side's best batch is bold. To compile is without a cache.
 Memory is {memory}.
 Use is the model's FLOPs, those of convolutions and classifier as far as something trains, the same for all sides, over
-those of a large matrix product in this precision, {number(device["matmul_flops"], 1e12)} TFLOP a second here."""
+those of a large matrix product of XLA's in this precision, {number(device["matmul_flops"], 1e12)} TFLOP a second
+here."""
 
 
 def peers_table(comparisons: Sequence[Comparison], device: Device) -> str:

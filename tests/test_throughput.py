@@ -15,8 +15,10 @@ from torchvision.models import get_model_weights
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import throughput_jax
 from flax_imagenet_style import ResNet
 from flops import forward_flops, model_flops
+from jaxft import loop
 from jaxft.errors import UserError
 from jaxft.optim import rate_labels
 from jaxft.paths import count_by_label
@@ -148,6 +150,10 @@ def test_jaxfts_own_failure_and_a_mistake_end_it(worker_script):
         take_turns([JOB._replace(batch_size=13)], 1)
     with pytest.raises(UserError, match="--batch 3: odd. Pass 4."):
         take_turns([JOB, JOB._replace(side="mistaken")], 1)
+
+
+def test_as_many_steps_are_queued_as_in_a_run():
+    assert throughput_jax.IN_FLIGHT == loop.IN_FLIGHT
 
 
 # What is told.
