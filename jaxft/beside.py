@@ -14,7 +14,8 @@ from jaxft.data.feed import Feed
 @contextmanager
 def compiling_evaluation(run: Run, feed: Feed) -> Iterator[Run]:
     """The run with an evaluation that is being compiled; its first call waits for that, and raises what went wrong."""
-    if jax.process_count() > 1:  # They compile what has collectives in one order.
+    # Several processes compile what has collectives in one order; kept features come later, and are soon evaluated.
+    if jax.process_count() > 1 or run.frozen is not None:
         yield run
         return
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state)

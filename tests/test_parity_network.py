@@ -10,7 +10,8 @@ from scipy.stats import ks_2samp
 
 from convert.torchvision import to_state_dict
 from convert.verify import CHECKS, compare, differences, judge
-from jaxft.resnet import ARCHS, STAGES, make_resnet, max_pool
+from jaxft.cpu import max_pool
+from jaxft.resnet import ARCHS, STAGES, make_resnet
 from parity.network import NUM_CLASSES, SIZES, images, in_float32, in_float64, largest, random_state
 
 KINDS = ("stages", "loss", "gradients", "statistics")
