@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from convert.names import unwrap
+from convert.torch_files import read_tensors
 from jaxft.download import cache_folder, fetch
 from jaxft.errors import UserError
 
@@ -128,13 +129,17 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
     """A state_dict saved by torch, alone or in a training script's checkpoint; tensors are unpickled, never code.
 
     Raises:
-        UserError: torch is not installed, or the file is damaged, wants code, or holds no state_dict.
+        UserError: the file is damaged, wants code, or holds no state_dict; or torch would have to read it, and is not
+            installed.
     """
+    tensors = read_tensors(path)
+    if tensors is not None:
+        return state_dict_in(tensors, np.ndarray, path)
     try:
-        import torch  # An extra, and seconds to import: only .pth files need it.
+        import torch  # An extra, and seconds to import: only what read_tensors leaves needs it.
     except ModuleNotFoundError:
         raise UserError(
-            f'{path}: a .pth file needs torch. Run pip install "jaxft[torch]", or pass a .safetensors file or '
+            f'{path}: this .pth file needs torch. Run pip install "jaxft[torch]", or pass a .safetensors file or '
             "--weights hf:timm/resnet18.tv_in1k (the same weights), which need none."
         ) from None
     try:
@@ -149,15 +154,24 @@ def load_pth(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a whole .pth file ({str(error).splitlines()[0]}). Fetch it again.") from None
+    return {
+        key: (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
+        for key, value in state_dict_in(loaded, torch.Tensor, path).items()
+    }
+
+
+def state_dict_in(loaded: Any, tensor: type, path: Path) -> dict[str, Any]:
+    """What torch.save was given, or the network in a checkpoint of that kind: tensors by name.
+
+    Raises:
+        UserError: it is neither.
+    """
     for _ in range(2):  # A checkpoint may hold another; one that held itself would have no end.
         if isinstance(loaded, Mapping):
             loaded = next((loaded[key] for key in CHECKPOINT_KEYS if key in loaded), loaded)
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds no state_dict. Save it with torch.save(model.state_dict(), FILE).")
-    return {
-        key: (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
-        for key, value in loaded.items()
-    }
+    return dict(loaded)
 
 
 def fetch_torchvision(arch: str, cache: Path) -> Path:
