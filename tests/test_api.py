@@ -70,9 +70,34 @@ def test_the_public_names_are_listed_once_and_are_there():
     assert resources.files("jaxft").joinpath("py.typed").is_file()
 
 
-def test_importing_it_costs_nothing():
-    code = "import sys, jaxft; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+HEAVY = {"jax", "flax", "optax", "orbax", "grain", "matplotlib", "scipy", "jinja2", "tensorflow_datasets", "torch"}
+"""What takes a tenth of a second or more to import, or is not everywhere."""
+STARTS = {
+    "import jaxft": set(),
+    "import jaxft.train": set(),
+    "import jaxft.compare": set(),
+    "import jaxft.runs": set(),
+    "jaxft.train --help": set(),
+    "jaxft.compare --help": set(),
+    "jaxft.predict --help": {"jax", "flax", "optax", "orbax", "grain"},
+    "jaxft.report --help": {"jax", "flax", "optax", "orbax", "grain", "jinja2"},
+    "import jaxft.training": {"jax", "flax", "optax", "orbax", "grain", "jinja2"},
+}
+"""Which of them are imported by what is done before any work; matplotlib waits until the model is saved."""
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_imports_no_more_than_it_needs(start):
+    name, *flags = start.split()
+    begin = start if name == "import" else f"runpy.run_module({name!r}, run_name='__main__')"
+    code = (
+        f"import runpy, sys; sys.argv = [{name!r}, *{flags!r}]\n"
+        f"try: {begin}\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert set(ast.literal_eval(done.stderr.splitlines()[-1])) == STARTS[start]
 
 
 def test_an_unknown_name_is_an_attribute_error():
