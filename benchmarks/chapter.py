@@ -26,7 +26,8 @@ from torchvision.datasets import ImageFolder
 
 from configs import preset
 from convert.weights import load_weights
-from jaxft.config import Config, to_json
+from jaxft.config import Config
+from jaxft.config_file import to_json
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from jaxft.errors import UserError, run_command
 from results import conditions, table, write_section

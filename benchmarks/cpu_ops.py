@@ -8,24 +8,25 @@ another network.
 
 import time
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flops import layers_of
 from jaxft import cpu
 from jaxft.resnet import ARCHS, make_resnet
-from results import conditions, table, take_turns, write_section
+from results import command, conditions, table, take_turns, write_section
 
 Function = Callable[..., Any]
 
 
-class Layer(NamedTuple):
-    """A convolution, as often as the network has it."""
+class Convolution(NamedTuple):
+    """Of square images with a square kernel, padded by half of it."""
 
     side: int
     channels: int
@@ -48,40 +49,30 @@ def main() -> None:
     rows = [row for layer, count in layers.items() for row in layer_rows(layer, count, arguments)]
     pool_shape = (arguments.batch, arguments.image_size // 2, arguments.image_size // 2, 64)
     rows += pool_rows(pool_shape, arguments.turns)
-    command = f"--arch {arguments.arch} --image-size {arguments.image_size} --batch {arguments.batch}"
     text = f"""Milliseconds of one call; {arguments.arch}, batch {arguments.batch}, {arguments.image_size} pixels.
 
 {table(["layer", "what", "calls", "XLA", "jaxft.cpu", "ratio"], rows)}
 
 {conditions()}; n = {arguments.turns}, median (least to most).
 
-    python benchmarks/cpu_ops.py {command}"""
+    {command()}"""
     print(text)
     write_section(f"CPU: convolutions of {arguments.arch} at {arguments.image_size} pixels", text)
 
 
-def convolutions(arch: str, image_size: int) -> dict[Layer, int]:
+def convolutions(arch: str, image_size: int) -> Counter[Convolution]:
     """The network's ungrouped convolutions and how often it has each, from the image upward."""
-    found: dict[Layer, int] = {}
-
-    def note(call: Function, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, nn.Conv) and context.module.feature_group_count == 1:
-            conv, (x,) = context.module, args
-            side, channels = x.shape[1], x.shape[-1]
-            y = call(*args, **kwargs)
-            size = round((conv.variables["params"]["kernel"].size / (channels * conv.features)) ** 0.5)
-            layer = Layer(side, channels, conv.features, size, side // y.shape[1])
-            found[layer] = found.get(layer, 0) + 1
-            return y
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-        jax.eval_shape(partial(make_resnet(arch).init, train=False), jax.random.key(0), image)
-    return found
+    layers, _ = layers_of(make_resnet(arch), image_size)
+    return Counter(
+        Convolution(side, channels, features, kernel[0], side // outputs[1])
+        for (_, side, _, channels), outputs, (*kernel, taken, features) in (
+            layer for layer in layers.values() if len(layer.kernel) == 4
+        )
+        if taken == channels
+    )
 
 
-def layer_rows(layer: Layer, count: int, arguments: Any) -> list[list[str]]:
+def layer_rows(layer: Convolution, count: int, arguments: Any) -> list[list[str]]:
     """Forward, and the two gradients."""
     pad = layer.size // 2
     rng = np.random.default_rng(0)

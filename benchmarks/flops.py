@@ -1,4 +1,4 @@
-"""A network's FLOPs, counted from its layers: those of convolutions and the classifier, a multiply-add as two."""
+"""A network's layers, and its FLOPs counted from them: of convolutions and the classifier, a multiply-add as two."""
 
 import functools
 import math
@@ -29,25 +29,39 @@ def model_flops(arch: str, image_size: int, num_classes: int, freeze: str = "non
     its input, unless nothing below trains.
     """
     model = make_resnet(arch, num_classes=num_classes, frozen=frozen_stages(freeze))
-    layers, params = forward_flops(model, image_size)
+    forward, params = forward_flops(model, image_size)
     labels = by_name(rate_labels(params, model.frozen))
-    trains = [name for name in layers if labels[f"{name}/kernel"] != "frozen"]
+    trains = [name for name in forward if labels[f"{name}/kernel"] != "frozen"]
     lowest = trains[0].rpartition("/")[0]  # The block of the first layer that trains; none of the stem and the head.
     entrances = {trains[0], f"{lowest}/downsample_0"}
-    backward = sum(layers[name] * (1 if name in entrances else 2) for name in trains)
-    return Flops(sum(layers.values()), sum(layers.values()) + backward)
+    backward = sum(forward[name] * (1 if name in entrances else 2) for name in trains)
+    return Flops(sum(forward.values()), sum(forward.values()) + backward)
 
 
 def forward_flops(model: nn.Module, image_size: int) -> tuple[Mapping[str, float], Any]:
     """FLOPs of each layer that has a kernel, by name, from the image upward; and the shapes of the parameters."""
-    found: dict[str, float] = {}
+    layers, params = layers_of(model, image_size)
+    # An output value takes a multiply-add for each of its own filter's numbers.
+    return {name: 2 * math.prod(each.outputs[:-1]) * math.prod(each.kernel) for name, each in layers.items()}, params
+
+
+class Layer(NamedTuple):
+    """Shapes of a layer that has a kernel, for one image."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+
+def layers_of(model: nn.Module, image_size: int) -> tuple[Mapping[str, Layer], Any]:
+    """The layers that have a kernel, by name, from the image upward; and the shapes of the parameters."""
+    found: dict[str, Layer] = {}
 
     def record(layer: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         made = layer(*args, **kwargs)
         kernel = context.module.variables.get("params", {}).get("kernel")
         if kernel is not None and context.method_name == "__call__":
-            # An output value takes a multiply-add for each of its own filter's numbers.
-            found["/".join(context.module.path)] = 2 * math.prod(made.shape[:-1]) * kernel.size
+            found["/".join(context.module.path)] = Layer(args[0].shape, made.shape, kernel.shape)
         return made
 
     images = jnp.zeros((1, image_size, image_size, 3))

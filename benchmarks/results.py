@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,11 @@ def conditions(commit: str | None = None) -> str:
     installed = [package for package in PACKAGES if find_spec(MODULES.get(package, package))]
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in installed)
     return f"{cpu()}; Python {platform.python_version()}, {versions}; jaxft at {commit or head()}"
+
+
+def command() -> str:
+    """The command line of the script that runs."""
+    return " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def cpu() -> str:

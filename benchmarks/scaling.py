@@ -9,7 +9,6 @@ written down: virtual devices share the cores.
 """
 
 import argparse
-import functools
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from drawn import drawn_variables
 
 from collectives import Traffic, collectives_in, traffic
 from jaxft.build import Pretrained, Run, build
@@ -28,8 +28,7 @@ from jaxft.config import Config, ImageConfig, ModelConfig
 from jaxft.data.augment import Batch
 from jaxft.errors import run_command
 from jaxft.parallel import DETERMINISTIC, Mode
-from jaxft.resnet import make_resnet
-from results import Spread, conditions, table, take_turns, write_section
+from results import Spread, command, conditions, table, take_turns, write_section
 
 NUM_VIRTUAL = 8
 CLASSES = ("a", "b")
@@ -100,11 +99,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def command() -> str:
-    """The command line that made the section."""
-    return " ".join(["python benchmarks/scaling.py", *sys.argv[1:]])
-
-
 def device_counts() -> list[int]:
     """1, 2, 4, … as far as the local devices go."""
     return [2**i for i in range(jax.local_device_count().bit_length())]
@@ -123,16 +117,7 @@ def make_run(setting: Setting, batch_size: int) -> Run:
         devices=setting.devices,
         sync_bn=setting.sync_bn,
     )
-    return build(config, CLASSES, Pretrained(random_variables(setting.arch, setting.width), None))
-
-
-def random_variables(arch: str, width: int) -> Any:
-    """Variables of the network's shapes, drawn on the host: to compile its init would take as long as a step's."""
-    model = make_resnet(arch, num_classes=len(CLASSES), width=width)
-    images = np.zeros((1, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(x.dtype), shapes)
+    return build(config, CLASSES, Pretrained(drawn_variables(setting.arch, len(CLASSES), setting.width), None))
 
 
 def synthetic_batch(batch_size: int, canvas: int) -> Batch:

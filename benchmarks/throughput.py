@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxft.errors import EXIT_FOUND, UserError, run_command
 from jaxft.resnet import ARCHS, STAGES
-from results import RESULTS, conditions, write_section
+from results import RESULTS, command, conditions, write_section
 from sides import JAX_SCRIPT, OUT_OF_MEMORY, Job, Worker, take_turns, worker
 from throughput_report import Comparison, Device, images_per_second, text_of, utilisation
 
@@ -91,11 +91,6 @@ def positive(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word}: not a whole number of at least 1")
     return int(word)
-
-
-def command() -> str:
-    """The command line that made the section."""
-    return " ".join(["python benchmarks/throughput.py", *sys.argv[1:]])
 
 
 def chosen_peers(arguments: argparse.Namespace, device: Device) -> list[str]:

@@ -1,6 +1,5 @@
 """What benchmarks/throughput.py measures in JAX: jaxft's steps, a Flax user's, and what the device does at most."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawn import drawn_variables
 from jaxtyping import Array, Key
 
 from flax_imagenet_style import make_state, make_steps
@@ -17,7 +17,6 @@ from jaxft.data.augment import Augmented, Batch, EvalBatch, normalise
 from jaxft.data.batches import shuffled_order
 from jaxft.data.resident import Picks, Store
 from jaxft.parallel import put_ahead
-from jaxft.resnet import make_resnet
 from results import spread
 from serving import Ready, serve
 from sides import Job
@@ -49,26 +48,7 @@ def make_run(job: Job, **options: Any) -> Run:
         devices=job.devices,
         precision=job.precision,  # pyright: ignore[reportArgumentType]
     )
-    return build(config, CLASSES, Pretrained(drawn_variables(job.arch), None), **options)
-
-
-def drawn_variables(arch: str) -> Any:
-    """Variables of a fresh network, drawn on the host: to compile its init would take as long as a step's.
-
-    Numbers of a trained network's size matter: a GPU takes more power, and so is slower, than on zeros or NaN.
-    """
-    model = make_resnet(arch, num_classes=len(CLASSES))
-    images = jnp.zeros((1, 64, 64, 3))
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    rng = np.random.default_rng(0)
-
-    def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-        if path[-1].key == "kernel":
-            deviation = (2 / (leaf.size / leaf.shape[-2])) ** 0.5
-            return rng.normal(0, deviation, leaf.shape).astype(leaf.dtype)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return build(config, CLASSES, Pretrained(drawn_variables(job.arch, len(CLASSES)), None), **options)
 
 
 def noise(num: int, side: int) -> np.ndarray:
@@ -81,14 +61,14 @@ def some_labels(num: int) -> np.ndarray:
     return (np.arange(num) % len(CLASSES)).astype(np.int32)
 
 
-def as_they_are(_: Key[Array, ""], batch: Batch) -> Augmented:
+def only_normalised(_: Key[Array, ""], batch: Batch) -> Augmented:
     """Images of the network's size, normalised."""
     return Augmented(normalise(batch.images))
 
 
 def training_side(job: Job) -> Ready:
     """The training step on one batch, which is on the device already and is normalised there."""
-    run, size = make_run(job, augment=as_they_are), job.batch_size
+    run, size = make_run(job, augment=only_normalised), job.batch_size
     sizes = np.full((size, 2), job.image_size, np.int32)
     positions = np.arange(size, dtype=np.int32)
     batch = run.put(Batch._make((noise(size, job.image_size), sizes, some_labels(size), positions)))
