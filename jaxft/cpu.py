@@ -3,8 +3,7 @@
 XLA's CPU backend is as fast as a matrix product where a convolution is wide, of stride 1 and larger than its kernel,
 and slow elsewhere: gradients of kernels, gradients through a stride, images smaller than the kernel (which it computes
 in a plain loop, 60 times slower), and the gradient of a max-pool. Here each of these is put as products of matrices or
-as convolutions of the fast kind; the results differ by rounding. `benchmarks/RESULTS.md` has what each brings, and
-what was tried without success.
+as convolutions of the fast kind; the results differ by rounding. `benchmarks/cpu_ops.py` measures what each brings.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,10 +39,10 @@ def conv_general_dilated(
     **options: Any,
 ) -> Output:
     """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it; square kernels of one group take the ways here."""
-    if feature_group_count > 1 or jnp.finfo(lhs.dtype).bits < 32:
-        grouped = partial(lax.conv_general_dilated, feature_group_count=feature_group_count, precision=precision)
-        return grouped(lhs, rhs, window_strides, padding, **options)
-    return convolve(lhs, rhs, window_strides[0], padding[0][0])
+    if feature_group_count == 1 and precision is None and jnp.finfo(lhs.dtype).bits >= 32:
+        return convolve(lhs, rhs, window_strides[0], padding[0][0])
+    options |= {"feature_group_count": feature_group_count, "precision": precision}
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
 def on_cpu(fast: Callable, general: Callable, *operands: Array) -> Any:
@@ -54,10 +53,15 @@ def on_cpu(fast: Callable, general: Callable, *operands: Array) -> Any:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
-    general = partial(xla_convolve, stride=stride, pad=pad)
-    if min(x.shape[1:3]) >= len(kernel):
-        return general(x, kernel)
-    return on_cpu(partial(convolve_tiny, stride=stride, pad=pad), general, x, kernel)
+    xla = partial(xla_convolve, stride=stride, pad=pad)
+    if is_tiny(x, kernel):
+        return on_cpu(partial(convolve_tiny, stride=stride, pad=pad), xla, x, kernel)
+    return xla(x, kernel)
+
+
+def is_tiny(x: Images, kernel: Kernel) -> bool:
+    """Whether the images are smaller than the kernel."""
+    return min(x.shape[1:3]) < len(kernel)
 
 
 def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[Output, tuple[Images, Kernel]]:
@@ -67,22 +71,20 @@ def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[
 
 def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad: Output) -> tuple[Images, Kernel]:
     """The gradients of the images and of the kernel."""
-    x, kernel = saved
-    general = partial(xla_convolve, stride=stride, pad=pad)
 
     def xla(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
-        return jax.vjp(general, x, kernel)[1](grad)
+        return jax.vjp(partial(xla_convolve, stride=stride, pad=pad), x, kernel)[1](grad)
 
     def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
-        if min(x.shape[1:3]) < len(kernel):
-            (images_grad,) = jax.vjp(lambda x: convolve_tiny(x, kernel, stride, pad), x)[1](grad)
-        elif stride > 1 and len(kernel) == 3:
+        tiny = is_tiny(x, kernel)
+        if stride > 1 and len(kernel) == 3 and not tiny:
             images_grad = strided_images_grad(grad, kernel, x.shape[1], x.shape[2], stride, pad)
         else:
-            (images_grad,) = jax.vjp(lambda x: general(x, kernel), x)[1](grad)
+            forward = convolve_tiny if tiny else xla_convolve
+            (images_grad,) = jax.vjp(lambda x: forward(x, kernel, stride, pad), x)[1](grad)
         return images_grad, kernel_grad(x, grad, len(kernel), stride, pad)
 
-    return on_cpu(fast, xla, x, kernel, grad)
+    return on_cpu(fast, xla, *saved, grad)
 
 
 convolve.defvjp(convolve_forward, convolve_backward)
