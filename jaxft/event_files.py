@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxft.config import Config, by_flag, to_json
+from jaxft.config import Config, by_flag
+from jaxft.config_file import to_json
 from jaxft.records import Record, Watcher, measured
 
 

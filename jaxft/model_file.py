@@ -9,7 +9,8 @@ from convert.torchvision import to_state_dict, to_variables
 from convert.weights import MODEL_FILE, load_safetensors, read_metadata, save_weights
 from jaxft.build import compute_dtype
 from jaxft.classifier import Classifier, make_classifier
-from jaxft.config import Config, EvalResize, read_config
+from jaxft.config import Config, EvalResize
+from jaxft.config_file import read_config
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from jaxft.data.images import EvalCrop
 from jaxft.errors import UserError

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from jaxft.build import Run
-from jaxft.config import Config, differences, to_json
+from jaxft.config import Config, differences
+from jaxft.config_file import to_json
 from jaxft.data.batches import epoch_ends
 from jaxft.data.prepare import Data
 from jaxft.errors import UserError

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TextIO
 
-from jaxft.config import Config, to_json
+from jaxft.config import Config
+from jaxft.config_file import to_json
 from jaxft.errors import UserError
 from jaxft.records import Record, record_line
 

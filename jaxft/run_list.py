@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxft.config import Config, flags_of, to_json
+from jaxft.config import Config, flags_of
+from jaxft.config_file import to_json
 from jaxft.data.batches import epoch_ends
 from jaxft.records import Record, read_records
 from jaxft.run_folder import is_held

@@ -16,7 +16,8 @@ from convert.pretrained import load_pretrained
 from jaxft.build import Pretrained, build
 from jaxft.checkpoint import open_checkpoints
 from jaxft.compiled import keep_compiled
-from jaxft.config import Config, by_flag, from_json, read_config, to_json
+from jaxft.config import Config, by_flag
+from jaxft.config_file import from_json, read_config, to_json
 from jaxft.console import Display, Terminal, announce
 from jaxft.data.batches import check_batch_fits, share_of
 from jaxft.data.counts import count_notes

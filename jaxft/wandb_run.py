@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxft.config import Config, to_json
+from jaxft.config import Config
+from jaxft.config_file import to_json
 from jaxft.errors import UserError, reason
 from jaxft.records import Record, Watcher, measured
 from jaxft.run_folder import replace_text

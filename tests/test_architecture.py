@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "records", "paths", "cpu", "resnet"),
-    *("head",),
+    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "config_file", "records", "paths"),
+    *("cpu", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
@@ -26,7 +26,7 @@ ORDER = (
     *("event_files", "wandb_run", "watch", "session", "training"),
     *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
     *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.page", "comparison.series"),
-    *("arguments", "comparison.command", "command", "train", "compare", "run_list", "run_table", "runs"),
+    *("arguments", "command", "comparison.command", "train", "compare", "run_list", "run_table", "runs"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
     *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),

@@ -1,6 +1,7 @@
 import pytest
 
-from jaxft.config import Config, ImageConfig, from_json, to_json
+from jaxft.config import Config, ImageConfig
+from jaxft.config_file import from_json, to_json
 from jaxft.data.augment_spec import OPS, PRESETS, mixes, parse_augment
 from jaxft.errors import UserError
 

@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 import jaxft
 from convert.torchvision import to_variables
 from jaxft.classifier import make_classifier
-from jaxft.config import Config, ImageConfig, ModelConfig, to_json
+from jaxft.config import Config, ImageConfig, ModelConfig
+from jaxft.config_file import to_json
 from jaxft.data.images import EvalCrop
 from jaxft.errors import UserError
 from jaxft.model_file import describe_model, read_description, save_model

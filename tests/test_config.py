@@ -4,7 +4,8 @@ import json
 import pytest
 
 from configs import PRESETS, preset
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, from_json, to_json
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.config_file import from_json, to_json
 from jaxft.errors import UserError
 
 

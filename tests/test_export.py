@@ -22,7 +22,8 @@ import jaxft
 from convert.torchvision import to_variables
 from convert.weights import read_metadata, save_weights
 from disks import on_a_disk
-from jaxft.config import Config, ImageConfig, ModelConfig, to_json
+from jaxft.config import Config, ImageConfig, ModelConfig
+from jaxft.config_file import to_json
 from jaxft.data.images import EvalCrop
 from jaxft.errors import UserError
 from jaxft.export import FORMATS, main

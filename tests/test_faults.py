@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 import jaxft.build
 import jaxft.run_folder
 from disks import on_a_disk
-from jaxft.config import to_json
+from jaxft.config_file import to_json
 from jaxft.console import Display
 from jaxft.data.augment import make_augment
 from jaxft.errors import UserError

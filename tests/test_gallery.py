@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 import jaxft
-from jaxft.config import read_config
+from jaxft.config_file import read_config
 from jaxft.data.canvas import Canvas, EvalCrop, decode_set
 from jaxft.data.feed import Streamed
 from jaxft.data.load import open_splits

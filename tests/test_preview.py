@@ -7,7 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from jaxft.config import Config, ImageConfig, to_json
+from jaxft.config import Config, ImageConfig
+from jaxft.config_file import to_json
 from jaxft.data import grid, preview
 from jaxft.data.grid import Cell, draw_grid, shortened
 from jaxft.data.load import open_splits

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import jaxft
 from jaxft import export
-from jaxft.config import to_json
+from jaxft.config_file import to_json
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -13,7 +13,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import jaxft
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, read_config
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.config_file import read_config
 from jaxft.data.canvas import EvalCrop, decode_set
 from jaxft.data.feed import Streamed
 from jaxft.data.load import open_splits

@@ -20,7 +20,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import jaxft
 from disks import on_a_disk
 from jaxft import wandb_run
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, to_json
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.config_file import to_json
 from jaxft.console import Display
 from jaxft.data import kitchen
 from jaxft.data.sources import ArraySource, Splits
@@ -215,7 +216,7 @@ def watched(out: Path, past: int, told: int, *, kill: bool = False, **env: str) 
         from functools import partial
         from pathlib import Path
         from jaxft import wandb_run
-        from jaxft.config import from_json
+        from jaxft.config_file import from_json
         from jaxft.records import Record
 
         out, config, records, past, kill = sys.argv[1:]

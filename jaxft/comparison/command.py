@@ -1,6 +1,5 @@
 """What the command line `jaxft.compare` runs once it is read: the comparison, on a terminal."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import jax
 from rich.table import Table
 
 from jaxft.arguments import Hosts
+from jaxft.command import among_processes
 from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan
 from jaxft.comparison.results import ArmResult
@@ -16,10 +16,8 @@ from jaxft.comparison.series import Comparison, conclude, opened, run_series
 from jaxft.comparison.trials import StoppedError
 from jaxft.console import Terminal
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED
-from jaxft.launch import Processes, find
 from jaxft.options import Options
-from jaxft.parallel import make_deterministic
-from jaxft.processes import is_first, joined
+from jaxft.processes import is_first
 from jaxft.report.words import plural
 from jaxft.stop import sigterm_interrupts
 
@@ -39,10 +37,7 @@ def run(plan: Plan, options: Options, hosts: Hosts) -> int:
     Raises:
         UserError: what the user can mend.
     """
-    if plan.config.deterministic:
-        make_deterministic()
-    flags = Processes(hosts.coordinator, hosts.num_processes, hosts.process_id)
-    with joined(find(flags, os.environ), hosts.heartbeat_timeout):
+    with among_processes(plan.config, hosts):
         return compare(plan, options, Terminal(soft_wrap=True, highlight=False, quiet=not is_first()))
 
 

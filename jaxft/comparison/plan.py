@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxft.comparison.arms import find_arms, parts_of
-from jaxft.config import Config, from_json, to_json
+from jaxft.config import Config
+from jaxft.config_file import from_json, to_json
 from jaxft.errors import UserError
 from jaxft.run_folder import replace_text
 

@@ -11,7 +11,7 @@ from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan, Trial
 from jaxft.comparison.trials import Outcome
 from jaxft.comparison.verdict import Verdict
-from jaxft.config import to_json
+from jaxft.config_file import to_json
 from jaxft.records import Record
 
 CURVES = {

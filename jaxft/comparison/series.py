@@ -19,7 +19,7 @@ from jaxft.comparison.plan import Plan, Trial, make_trials, read_plan, write_pla
 from jaxft.comparison.results import ArmResult, arm_result, content, figures_of
 from jaxft.comparison.trials import Outcome, has_ended, read_outcome, run_trial
 from jaxft.comparison.verdict import Verdict, judge
-from jaxft.config import read_config
+from jaxft.config_file import read_config
 from jaxft.console import Display, Terminal
 from jaxft.data.load import open_splits
 from jaxft.data.sources import Splits, Subset

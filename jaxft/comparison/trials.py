@@ -10,7 +10,8 @@ from jaxtyping import Bool
 
 from jaxft.comparison.board import Board
 from jaxft.comparison.plan import Part, Trial
-from jaxft.config import differences, read_config
+from jaxft.config import differences
+from jaxft.config_file import read_config
 from jaxft.data.sources import Images, Source, Splits, labels_of
 from jaxft.errors import UserError
 from jaxft.model_file import load

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from jaxft.config import Config, read_config
+from jaxft.config import Config
+from jaxft.config_file import read_config
 from jaxft.data.canvas import Photo, canvas_size, decode_one
 from jaxft.data.grid import Cell, draw_grid
 from jaxft.data.images import Canvas, EvalCrop, render

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxft.config import Config, read_config
+from jaxft.config import Config
+from jaxft.config_file import read_config
 from jaxft.errors import UserError
 from jaxft.records import Record
 from jaxft.run_folder import read_records

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from jaxft.config import Config, by_flag, to_json
+from jaxft.config import Config, by_flag
+from jaxft.config_file import to_json
 from jaxft.data.sources import shown
 from jaxft.optim import HEAD_PATTERN, STAGE_PATTERNS, learning_rates
 from jaxft.paths import count_by_label, label_tree
