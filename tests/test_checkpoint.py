@@ -444,7 +444,7 @@ def test_whatever_file_is_the_first_without_room(tmp_path):
             try:
                 with open_checkpoints(disk / "run", keep=1) as manager:
                     fill_with_files(disk) if kilobytes == "files" else fill(disk / "ballast", kilobytes)
-                    save(manager, state_at(2), {})
+                    save(manager, state_at(2, width=1500), {})  # 168 kB: more than any of the rooms
             except UserError as error:
                 print(error)
             for path in disk.iterdir():
