@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, UInt8
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c f"]
 Output = Float[Array, "b h2 w2 f"]
-Pooled = Float[Array, "b h2 w2 c"]
-Winners = UInt8[Array, "b h2 w2 c"]
+Pooled = Float[Array, "*b h2 w2 c"]
+Winners = UInt8[Array, "*b h2 w2 c"]
 """Of a pooling window's nine pixels, counted row by row."""
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -181,24 +181,30 @@ def phase_grad(grad: Output, kernel: Float[Array, "t u c f"], taps: int) -> Floa
 @jax.custom_vjp
 def max_pool(x: Images) -> Pooled:
     """The stem's 3x3 max-pool of stride 2; padded with -inf, as torch's."""
-    return on_cpu(lambda x: winners(x)[0], xla_max_pool, x)
+    return on_cpu(lambda x: lax.map(winners, x)[0], xla_max_pool, x)
 
 
-def max_pool_forward(x: Images) -> tuple[Pooled, Images]:
-    """The max-pool, and its input: XLA finds that winners are asked for twice, and computes them once."""
-    return max_pool(x), x
+def max_pool_forward(x: Images) -> tuple[Pooled, tuple[Images, Winners]]:
+    """The max-pool, and what its gradient needs: the winners on a CPU, the images elsewhere."""
+
+    def xla(x: Images) -> tuple[Pooled, Winners]:
+        largest = xla_max_pool(x)
+        return largest, jnp.zeros(largest.shape, jnp.uint8)
+
+    largest, winner = on_cpu(partial(lax.map, winners), xla, x)
+    return largest, (x, winner)
 
 
-def max_pool_backward(x: Images, grad: Pooled) -> tuple[Images]:
+def max_pool_backward(saved: tuple[Images, Winners], grad: Pooled) -> tuple[Images]:
     """The gradient of the images: a window's goes to the first pixel that is its largest."""
 
-    def fast(x: Images, grad: Pooled) -> Images:
-        return spread(winners(x)[1], grad)[:, : x.shape[1], : x.shape[2]]
+    def fast(x: Images, winner: Winners, grad: Pooled) -> Images:
+        return spread(winner, grad)[:, : x.shape[1], : x.shape[2]]
 
-    def xla(x: Images, grad: Pooled) -> Images:
+    def xla(x: Images, winner: Winners, grad: Pooled) -> Images:
         return jax.vjp(xla_max_pool, x)[1](grad)[0]
 
-    return (on_cpu(fast, xla, x, grad),)
+    return (on_cpu(fast, xla, *saved, grad),)
 
 
 max_pool.defvjp(max_pool_forward, max_pool_backward)
@@ -209,15 +215,15 @@ def xla_max_pool(x: Images) -> Pooled:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
 
 
-def winners(x: Images) -> tuple[Pooled, Winners]:
+def winners(image: Float[Array, "h w c"]) -> tuple[Pooled, Winners]:
     """The largest of each window, and which of its pixels that is."""
-    height, width = (output_size(side, 3, 2, 1) for side in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    largest = padded[:, : 2 * height - 1 : 2, : 2 * width - 1 : 2]
+    height, width = (output_size(side, 3, 2, 1) for side in image.shape[:2])
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    largest = padded[: 2 * height - 1 : 2, : 2 * width - 1 : 2]
     winner = jnp.zeros(largest.shape, jnp.uint8)
     for place in range(1, 9):
         i, j = divmod(place, 3)
-        pixel = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+        pixel = padded[i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
         winner = jnp.where(pixel > largest, jnp.uint8(place), winner)
         largest = jnp.maximum(largest, pixel)
     return largest, winner
