@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxft import huge_pages
 from jaxft.errors import UserError
 
 JAX_SCRIPT = "throughput_jax.py"
@@ -62,7 +63,9 @@ class Measured(NamedTuple):
 class Worker:
     """A process that has a side, or several; ends with `close`."""
 
-    def __init__(self, script: str, num_devices: int = 1, *, shared: bool = False):
+    def __init__(
+        self, script: str, num_devices: int = 1, *, shared: bool = False, environment: Mapping[str, str] | None = None
+    ):
         self.shared = shared
         flags = os.environ.get("XLA_FLAGS", "")
         if num_devices > 1:  # Of the CPU; GPUs and TPUs do not mind.
@@ -72,7 +75,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | FRESH | {"XLA_FLAGS": flags},
+            env=os.environ | FRESH | {"XLA_FLAGS": flags} | (environment or {}),
         )
 
     def ask(self, verb: str, **words: Any) -> dict[str, Any]:
@@ -161,9 +164,11 @@ def script_of(side: str) -> str:
 
 
 @contextmanager
-def worker(script: str, num_devices: int = 1, *, shared: bool = False) -> Iterator[Worker]:
+def worker(
+    script: str, num_devices: int = 1, *, shared: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
     """A worker, closed at the end."""
-    found = Worker(script, num_devices, shared=shared)
+    found = Worker(script, num_devices, shared=shared, environment=environment)
     try:
         yield found
     finally:
@@ -178,7 +183,12 @@ def take_turns(jobs: Sequence[Job], turns: int, *, shared: Worker | None = None)
         SideError: jaxft's own side failed.
     """
     with ExitStack() as stack:
-        sides = [Side(job, shared or stack.enter_context(worker(script_of(job.side), job.devices))) for job in jobs]
+        sides = []
+        for job in jobs:
+            own = huge_pages.setting() if job.side == "jaxft" else {}  # As its command has them.
+            sides.append(
+                Side(job, shared or stack.enter_context(worker(script_of(job.side), job.devices, environment=own)))
+            )
         for side in sides:
             side.attempt(side.prepare)
         for _ in range(turns + 1):

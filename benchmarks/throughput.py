@@ -5,6 +5,9 @@
 
 Each side runs in a process of its own and they take turns, A B A B. On a TPU, which one process takes for itself,
 JAX's sides share one, and PyTorch has none.
+
+On Linux, jaxft has its memory in huge pages, as its command starts itself (jaxft/huge_pages.py); so have all sides
+with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jaxft import huge_pages
 from jaxft.errors import EXIT_FOUND, UserError, run_command
 from jaxft.resnet import ARCHS, STAGES
 from results import RESULTS, command, conditions, write_section
@@ -38,8 +42,13 @@ def main() -> int:
     arguments = parse_arguments()
     if arguments.devices > 1 and {"none", *(arguments.peer or ())} != {"none"}:
         raise UserError(f"--devices {arguments.devices}: peers run on one. Pass --peer none, or --devices 1.")
-    flags = f", XLA_FLAGS={os.environ['XLA_FLAGS'].strip()}" if os.environ.get("XLA_FLAGS") else ""
-    made = f"{conditions(arguments.commit)}{flags}"
+    flags = [
+        f"{name}={os.environ[name].strip()}" for name in ("XLA_FLAGS", huge_pages.VARIABLE) if os.environ.get(name)
+    ]
+    if huge_pages.of_use():
+        flags.append("jaxft in huge pages, as its command starts itself")
+    made = ", ".join([conditions(arguments.commit), *flags])
+    pages = ", huge pages for all" if huge_pages.TUNABLE in os.environ.get(huge_pages.VARIABLE, "") else ""
     found: list[dict[str, Any]] = []
     for precision in arguments.precision:
         with worker(JAX_SCRIPT, arguments.devices, shared=True) as probe:
@@ -52,7 +61,9 @@ def main() -> int:
                 comparisons = measure(arguments, arch, device, peers, shared)
                 text = f"{text_of(comparisons, device, arguments.turns)}\n\n{made}.\n\n    {command()}"
                 print(text, flush=True)
-                write_section(f"Throughput: {arch}, {device['precision']}, {device['kind']}", text, arguments.results)
+                write_section(
+                    f"Throughput: {arch}, {device['precision']}, {device['kind']}{pages}", text, arguments.results
+                )
                 found += as_json(comparisons, device)
                 if arguments.json:
                     kept = {"command": command(), "conditions": made, "sides": found}

@@ -14,6 +14,7 @@ from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan, read_plan
 from jaxft.config import Config, check
 from jaxft.errors import run_command
+from jaxft.huge_pages import start_with_huge_pages
 from jaxft.options import Options
 
 SEEDS = 5
@@ -98,4 +99,5 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     run_command(main)

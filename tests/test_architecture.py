@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("errors", "host", "fonts", "download", "data.augment_spec", "config", "config_file", "records", "paths"),
+    *(
+        "errors",
+        "host",
+        "huge_pages",
+        "fonts",
+        "download",
+        "data.augment_spec",
+        "config",
+        "config_file",
+        "records",
+        "paths",
+    ),
     *("cpu", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),

@@ -21,12 +21,13 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 import jaxft.build
 import jaxft.run_folder
 from disks import on_a_disk
+from jaxft.arguments import parse
 from jaxft.config_file import to_json
 from jaxft.console import Display
 from jaxft.data.augment import make_augment
 from jaxft.errors import UserError
 from jaxft.run_folder import held, make_new_folder
-from jaxft.train import main, parse
+from jaxft.train import main
 from runs import SMALL, environment, finished, has_records, losses, same_model, start, without_speed
 
 STEPS = 6

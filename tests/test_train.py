@@ -12,8 +12,9 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
+from jaxft.arguments import parse
 from jaxft.errors import UserError
-from jaxft.train import main, parse
+from jaxft.train import main
 from runs import SMALL, ended, environment, finished, has_records, records, start, without_speed
 
 
