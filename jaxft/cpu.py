@@ -1,11 +1,12 @@
 """Convolutions and the stem's max-pool as a CPU computes them fastest; other devices take XLA's own, as they are.
 
-XLA's CPU backend is as fast as a matrix product where a convolution is wide, of stride 1 and larger than its kernel,
-and slow elsewhere: gradients of kernels, gradients through a stride, images smaller than the kernel (which it computes
-in a plain loop, 60 times slower), and the gradient of a max-pool. Here each of these is put as products of matrices or
-as convolutions of the fast kind; the results differ by rounding. `benchmarks/cpu_ops.py` measures what each brings.
+XLA's CPU backend is as fast as a matrix product where a convolution is of stride 1 and its images are large, and slow
+elsewhere: small images (smaller than the kernel, it computes them in a plain loop, 100 times slower), gradients through
+a stride, gradients of kernels, and max-pools. Here each of these is put as products of matrices with patches of the
+images, or an image at a time; the results differ by rounding. `benchmarks/cpu_ops.py` measures what each brings.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -24,8 +25,11 @@ Winners = UInt8[Array, "*b h2 w2 c"]
 """Of a pooling window's nine pixels, counted row by row."""
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-CHUNK_BYTES = 5 << 19
-"""Of patches that a kernel's gradient makes at once: they should stay in the cache between two cores and memory."""
+ROWS_BYTES = 5 << 19
+PATCHES_BYTES = 1 << 23
+"""Of patches, of a kernel's rows and whole ones, that are made at once: they should stay in the cache."""
+SMALL = 49
+"""Pixels of the output up to which a convolution is faster by patches; measured at 4, 16, 49, 64 and 196."""
 
 
 def conv_general_dilated(
@@ -53,15 +57,15 @@ def on_cpu(fast: Callable, general: Callable, *operands: Array) -> Any:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
-    xla = partial(xla_convolve, stride=stride, pad=pad)
-    if is_tiny(x, kernel):
-        return on_cpu(partial(convolve_tiny, stride=stride, pad=pad), xla, x, kernel)
-    return xla(x, kernel)
+    fast, general = (partial(by, stride=stride, pad=pad) for by in (convolve_patches, xla_convolve))
+    if len(kernel) > 1 and num_outputs(x, len(kernel), stride, pad) <= SMALL:
+        return on_cpu(fast, general, x, kernel)
+    return general(x, kernel)
 
 
-def is_tiny(x: Images, kernel: Kernel) -> bool:
-    """Whether the images are smaller than the kernel."""
-    return min(x.shape[1:3]) < len(kernel)
+def num_outputs(x: Images, size: int, stride: int, pad: int) -> int:
+    """Pixels of each image that a convolution puts out."""
+    return math.prod(output_size(side, size, stride, pad) for side in x.shape[1:3])
 
 
 def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[Output, tuple[Images, Kernel]]:
@@ -76,13 +80,12 @@ def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad:
         return jax.vjp(partial(xla_convolve, stride=stride, pad=pad), x, kernel)[1](grad)
 
     def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
-        tiny = is_tiny(x, kernel)
-        if stride > 1 and len(kernel) == 3 and not tiny:
-            images_grad = strided_images_grad(grad, kernel, x.shape[1], x.shape[2], stride, pad)
-        else:
-            forward = convolve_tiny if tiny else xla_convolve
-            (images_grad,) = jax.vjp(lambda x: forward(x, kernel, stride, pad), x)[1](grad)
-        return images_grad, kernel_grad(x, grad, len(kernel), stride, pad)
+        size, pixels = len(kernel), math.prod(grad.shape[1:3])
+        by = convolve_patches if size > 1 and (pixels <= SMALL or (size == 3 and stride > 1)) else xla_convolve
+        if pixels < size**2:
+            return jax.vjp(partial(by, stride=stride, pad=pad), x, kernel)[1](grad)
+        (images_grad,) = jax.vjp(lambda x: by(x, kernel, stride, pad), x)[1](grad)
+        return images_grad, kernel_grad(x, grad, size, stride, pad)
 
     return on_cpu(fast, xla, *saved, grad)
 
@@ -95,24 +98,27 @@ def xla_convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=DIMENSIONS)
 
 
-def convolve_tiny(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
-    """The convolution of images smaller than the kernel: one product with all that goes from a pixel to a pixel."""
-    size, (height, width) = len(kernel), x.shape[1:3]
-    out_height, out_width = (output_size(side, size, stride, pad) for side in (height, width))
-    outside = jnp.zeros_like(kernel[0, 0])
+def convolve_patches(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
+    """The convolution as products of whole patches, a few images at a time."""
+    size, features = len(kernel), kernel.shape[-1]
+    height, width = (output_size(side, size, stride, pad) for side in x.shape[1:3])
+    matrix = kernel.reshape(-1, features)
 
-    def tap(row: int, column: int) -> Float[Array, "c f"]:
-        return kernel[row, column] if 0 <= row < size and 0 <= column < size else outside
+    def product(x: Images) -> Output:
+        padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        taps = [
+            padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            for i in range(size)
+            for j in range(size)
+        ]
+        patches = lax.optimization_barrier(jnp.concatenate(taps, 3).reshape(-1, len(matrix)))
+        return (patches @ matrix).reshape(-1, height, width, features)
 
-    rows = [
-        jnp.concatenate(
-            [tap(y - i * stride + pad, x - j * stride + pad) for i in range(out_height) for j in range(out_width)], 1
-        )
-        for y in range(height)
-        for x in range(width)
-    ]
-    flat = x.reshape(x.shape[0], -1) @ jnp.concatenate(rows)
-    return flat.reshape(x.shape[0], out_height, out_width, kernel.shape[-1])
+    n = x.shape[0]
+    if not isinstance(n, int):  # Being exported for any number.
+        return product(x)
+    chunk = largest_divisor(n, PATCHES_BYTES // (height * width * len(matrix) * x.dtype.itemsize))
+    return lax.map(product, x.reshape(-1, chunk, *x.shape[1:])).reshape(n, height, width, features)
 
 
 def output_size(side: int, size: int, stride: int, pad: int) -> int:
@@ -126,7 +132,7 @@ def kernel_grad(x: Images, grad: Output, size: int, stride: int, pad: int) -> Ke
     channels = x.shape[-1]
     row = size * channels
     narrow = row < features
-    chunk = largest_divisor(n, CHUNK_BYTES // ((x.shape[1] + 2 * pad) * width * row * x.dtype.itemsize))
+    chunk = largest_divisor(n, ROWS_BYTES // ((x.shape[1] + 2 * pad) * width * row * x.dtype.itemsize))
 
     def added(total: Array, images: tuple[Images, Output]) -> tuple[Array, None]:
         x, grad = images
@@ -153,29 +159,6 @@ def transposed(matrix: Float[Array, "m n"]) -> Float[Array, "n m"]:
 def largest_divisor(number: int, limit: int) -> int:
     """The largest divisor that is no larger than `limit`, or 1."""
     return max(each for each in range(1, number + 1) if number % each == 0 and each <= max(limit, 1))
-
-
-def strided_images_grad(grad: Output, kernel: Kernel, height: int, width: int, stride: int, pad: int) -> Images:
-    """The gradient of the images through a stride: each phase of the pixels is a convolution of stride 1."""
-    taps = -(-len(kernel) // stride)
-    phases = range(stride)
-    parts = [[phase_grad(grad, kernel[i::stride, j::stride], taps) for j in phases] for i in phases]
-    interleaved = jnp.stack([jnp.stack(row, 3) for row in parts], 2)
-    padded = interleaved.reshape(len(grad), stride * interleaved.shape[1], -1, kernel.shape[2])
-    missing = [max(0, pad + side - found) for side, found in zip((height, width), padded.shape[1:3], strict=True)]
-    padded = jnp.pad(padded, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-    return padded[:, pad : pad + height, pad : pad + width]
-
-
-def phase_grad(grad: Output, kernel: Float[Array, "t u c f"], taps: int) -> Float[Array, "b h3 w3 c"]:
-    """What every stride-th pixel gets from the taps that reach it; `taps` of the widest phase set the size."""
-    height, width = kernel.shape[:2]
-    if 0 in (height, width):
-        n, rows, columns, _ = grad.shape
-        return jnp.zeros((n, rows + taps - 1, columns + taps - 1, kernel.shape[2]), grad.dtype)
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    pads = [(height - 1, taps - 1), (width - 1, taps - 1)]
-    return lax.conv_general_dilated(grad, turned, (1, 1), pads, dimension_numbers=DIMENSIONS)
 
 
 @jax.custom_vjp

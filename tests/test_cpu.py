@@ -15,6 +15,7 @@ from jaxft.resnet import make_resnet
 CONVOLUTIONS = [
     (9, 8, 3, 1, 5, 7, 4),
     (9, 8, 3, 2, 5, 7, 3),
+    (16, 17, 3, 2, 4, 6, 2),
     (8, 7, 3, 2, 16, 4, 3),
     (3, 4, 3, 2, 4, 6, 2),
     (2, 2, 3, 1, 8, 8, 4),
@@ -35,12 +36,14 @@ def images(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("chunk_bytes", [cpu.CHUNK_BYTES, 1])
+@pytest.mark.parametrize("chunk_bytes", [None, 1])
 @pytest.mark.parametrize(("height", "width", "size", "stride", "channels", "features", "n"), CONVOLUTIONS)
 def test_convolutions_and_their_gradients_are_torchs(
     monkeypatch, height, width, size, stride, channels, features, n, chunk_bytes
 ):
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", chunk_bytes)
+    if chunk_bytes:
+        monkeypatch.setattr(cpu, "ROWS_BYTES", chunk_bytes)
+        monkeypatch.setattr(cpu, "PATCHES_BYTES", chunk_bytes)
     rng = np.random.default_rng(0)
     x, kernel = images(rng, n, height, width, channels), images(rng, size, size, channels, features)
     torch_x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
