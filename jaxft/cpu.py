@@ -130,25 +130,30 @@ def kernel_grad(x: Images, grad: Output, size: int, stride: int, pad: int) -> Ke
     """The gradient of the kernel: for each of its rows a product of patches, a few images at a time, added up."""
     n, height, width, features = grad.shape
     channels = x.shape[-1]
-    row = size * channels
-    narrow = row < features
+    narrow = size * channels < features
+    unit = stride if narrow else 1  # Pixels that are copied together, for few channels are slow to copy.
+    taps = -(-size // unit)
+    row = taps * unit * channels
+    right = pad + -(x.shape[2] + 2 * pad) % unit
+    step = stride // unit
     chunk = largest_divisor(n, ROWS_BYTES // ((x.shape[1] + 2 * pad) * width * row * x.dtype.itemsize))
 
     def added(total: Array, images: tuple[Images, Output]) -> tuple[Array, None]:
         x, grad = images
-        padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        patches = jnp.concatenate([padded[:, :, j : j + stride * (width - 1) + 1 : stride] for j in range(size)], 3)
+        padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, right), (0, 0)))
+        units = padded.reshape(*padded.shape[:2], -1, unit * channels)
+        patches = jnp.concatenate([units[:, :, j : j + step * (width - 1) + 1 : step] for j in range(taps)], 3)
         rows = [patches[:, i : i + stride * (height - 1) + 1 : stride].reshape(-1, row) for i in range(size)]
         grads = grad.reshape(-1, features)
         if narrow:
-            return total + jnp.stack([transposed(each) @ grads for each in rows]), None
+            return total + jnp.stack([each.T @ grads for each in rows]), None
         grads = transposed(grads)
         return total + jnp.stack([grads @ each for each in rows]), None
 
     chunks = (x.reshape(-1, chunk, *x.shape[1:]), grad.reshape(-1, chunk, *grad.shape[1:]))
     total, _ = lax.scan(added, jnp.zeros((size, row, features) if narrow else (size, features, row), x.dtype), chunks)
     total = total if narrow else total.swapaxes(1, 2)
-    return total.reshape(size, size, channels, features)
+    return total.reshape(size, taps * unit, channels, features)[:, :size]
 
 
 def transposed(matrix: Float[Array, "m n"]) -> Float[Array, "n m"]:
