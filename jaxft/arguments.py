@@ -7,7 +7,8 @@ from pathlib import Path
 import tyro
 
 from configs import PRESETS, preset
-from jaxft.config import Config, check
+from jaxft.checks import check
+from jaxft.config import Config
 from jaxft.config_file import read_config
 from jaxft.options import Options
 from jaxft.run_folder import holds_run

@@ -28,6 +28,7 @@ from jaxft.parallel import (
 )
 from jaxft.processes import from_first
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
+from jaxft.schedule import Schedule
 from jaxft.step import AXIS, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
 
@@ -78,13 +79,15 @@ def build(
     class_weights: Float[np.ndarray, " k"] | None = None,
     augment: Augment | None = None,
     features: int | None = None,
+    schedule: Schedule | None = None,
 ) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch. Of several processes, process 0's weights count.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
     (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
     `augment` takes the place of the config's. With `features`, of so many views of each training image, the steps are
-    those above the frozen part, and take picks too (see jaxft.frozen); then without stores.
+    those above the frozen part, and take picks too (see jaxft.frozen); then without stores. `schedule` is what
+    `jaxft.schedule.make_schedule` makes of the config's, which takes the number of updates.
 
     Raises:
         UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
@@ -105,7 +108,7 @@ def build(
     init_key, train_key = _two_keys(jax.random.key(config.seed))
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
-    tx = make_optimizer(config.optim, labels)
+    tx = make_optimizer(config.optim, labels, schedule)
     state = init_state(variables["params"], variables["batch_stats"], tx)
     if augment is None:
         augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)

@@ -10,9 +10,10 @@ import tyro
 
 from configs import PRESETS
 from jaxft.arguments import Hosts, starting_point, taken
+from jaxft.checks import check
 from jaxft.comparison.arms import ARMS
 from jaxft.comparison.plan import Plan, read_plan
-from jaxft.config import Config, check
+from jaxft.config import Config
 from jaxft.errors import run_command
 from jaxft.huge_pages import start_with_huge_pages
 from jaxft.options import Options

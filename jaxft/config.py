@@ -1,12 +1,13 @@
 """What a run is: frozen dataclasses, checked where they are made. No JAX in here."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from jaxft.checks import check, check_choices
 from jaxft.data.augment_spec import mixes, parse_augment
-from jaxft.errors import UserError
+from jaxft.optim_config import OptimConfig as OptimConfig
+from jaxft.optim_config import ScheduleConfig as ScheduleConfig
 
 EvalResize = Literal["short", "squash"]
 """Before the centre crop of evaluation: the short side to its size, or both sides."""
@@ -99,44 +100,6 @@ class ImageConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer. The loss is the mean over the batch, in nats."""
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd (L2 decay added to the gradient before momentum, as torch.optim.SGD) or adamw (decoupled decay)."""
-    lr: float = 1e-3
-    """Learning rate of the pretrained body."""
-    head_lr_mult: float = 10.0
-    """The new head learns this many times faster."""
-    weight_decay: float = 1e-4
-    """Weight decay of everything that trains."""
-    momentum: float = 0.9
-    """SGD's momentum; AdamW's betas are 0.9 and 0.999."""
-    nesterov: bool = False
-    """SGD's momentum looks ahead."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check(
-            math.isfinite(self.lr) and self.lr > 0,
-            f"--lr {self.lr}: must be a positive number, e.g. 0.001.",
-        )
-        check(
-            math.isfinite(self.head_lr_mult) and self.head_lr_mult > 0,
-            f"--head-lr-mult {self.head_lr_mult}: must be a positive number, e.g. 10.",
-        )
-        check(
-            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
-            f"--weight-decay {self.weight_decay}: must be 0 or more, e.g. 0.0001.",
-        )
-        check(0 <= self.momentum < 1, f"--momentum {self.momentum}: must be at least 0 and below 1, e.g. 0.9.")
-        check(
-            not (self.nesterov and self.momentum == 0),
-            "--nesterov needs momentum: pass --momentum 0.9, or leave --nesterov out.",
-        )
-
-
-@dataclass(frozen=True)
 class Config:
     """A run, whole: the same config on the same data gives the same run."""
 
@@ -147,6 +110,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     epochs: int = 5
     """Times that the training set is gone through."""
     batch_size: int = 32
@@ -196,6 +160,10 @@ class Config:
         )
         check(0 <= self.seed < 2**32, f"--seed {self.seed}: must lie in 0 to 4294967295.")
         check(self.devices is None or self.devices >= 1, f"--devices {self.devices}: must be at least 1.")
+        check(
+            self.optim.l2_sp == 0 or self.model.weights != "none",
+            f"--l2-sp {self.optim.l2_sp} pulls toward pretrained weights, and --weights none has none. Leave one out.",
+        )
         for name in ("tfds_dir", "train_split", "test_split"):
             check(
                 getattr(self, name) is None or self.data.startswith("tfds:"),
@@ -212,21 +180,6 @@ class Config:
     def num_views(self) -> int | None:
         """Of each training image, where they are drawn once; None where each time is a new one."""
         return None if self.model.freeze == "none" else self.images.cached_views
-
-
-def check(holds: bool, message: str) -> None:
-    """Raise a UserError with this message where a condition does not hold."""
-    if not holds:
-        raise UserError(message)
-
-
-def check_choices(config: Any) -> None:
-    """Raise a UserError where a Literal field holds none of its choices."""
-    for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            choices = ", ".join(map(str, get_args(hint)))
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {getattr(config, name)}: no such choice. Choose one of {choices}.")
 
 
 def differences(before: Config, after: Config) -> dict[str, str]:

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxft.config import Config, check
+from jaxft.checks import check
+from jaxft.config import Config
 from jaxft.errors import UserError
 
 

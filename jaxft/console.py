@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxft.build import Run
-from jaxft.config import Config, OptimConfig
+from jaxft.config import Config, OptimConfig, ScheduleConfig
 from jaxft.data.feed import Feed
 from jaxft.data.plan import gigabytes
 from jaxft.data.prepare import Data
@@ -21,6 +21,7 @@ from jaxft.errors import let_go_of_stdout
 from jaxft.frozen import FeaturePlan
 from jaxft.head import Row
 from jaxft.optim import learning_rates
+from jaxft.optim_config import STAGES
 from jaxft.paths import count_by_label
 from jaxft.records import Record
 
@@ -139,10 +140,14 @@ def parameter_table(counts: Mapping[str, int], config: OptimConfig) -> Table:
     """How many parameters train at which rate."""
     table = Table("parameters", "count", "learning rate", "weight decay", title="What trains", title_justify="left")
     rates = learning_rates(config)
-    for label in ("head", "backbone", "frozen"):
-        if label in counts:
-            decay = 0 if label == "frozen" else config.weight_decay
-            table.add_row(label, f"{counts[label]:,}", f"{rates[label]:g}", f"{decay:g}")
+    decay = f"{config.weight_decay:g}{'' if config.decay_norms else ', kernels'}"
+    body = [stage for stage in reversed(STAGES) if stage in counts]
+    alike = len({rates[stage] for stage in body}) == 1
+    rows = [("backbone", body)] if alike else [(stage, [stage]) for stage in body]
+    for name, labels in (("head", ["head"]), *rows, ("frozen", ["frozen"])):
+        number = sum(counts.get(label, 0) for label in labels)
+        if number:
+            table.add_row(name, f"{number:,}", f"{rates[labels[0]]:g}", "0" if name == "frozen" else decay)
     return table
 
 
@@ -169,6 +174,7 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, features: Feature
         f"input: {how}{most}",
         *(() if features.note is None else (features.note,)),
         *compute_notes(config, devices[0].platform),
+        *schedule_notes(config.schedule),
     ):
         display.say(line)
     display.console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
@@ -190,6 +196,15 @@ def compute_notes(config: Config, platform: str) -> Sequence[str]:
         cost = slower if platform == "gpu" else "it costs nothing here"
         notes.append(f"deterministic: the same bits each time; {cost}")
     return notes
+
+
+def schedule_notes(config: ScheduleConfig) -> Sequence[str]:
+    """How the learning rates change."""
+    if config == ScheduleConfig():
+        return ()
+    falls = f", by {config.decay_factor:g} every {config.decay_epochs:g} epochs" if config.schedule == "step" else ""
+    warm = f" after a warm-up of {config.warmup_epochs:g} epochs" if config.warmup_epochs else ""
+    return (f"learning rates: {config.schedule}{falls}{warm}",)
 
 
 def _in_processes() -> str:

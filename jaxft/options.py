@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxft.config import check
+from jaxft.checks import check
 from jaxft.data.cache import GIGABYTE, LIMIT_BYTES
 from jaxft.data.plan import Keep
 from jaxft.download import cache_folder

@@ -13,9 +13,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxft.checks import check
 from jaxft.classifier import BATCH_SIZE, Classifier
 from jaxft.compiled import keep_compiled
-from jaxft.config import check
 from jaxft.data.folders import EXTENSIONS
 from jaxft.data.named import LIST, find_images
 from jaxft.data.sources import shown

@@ -15,9 +15,8 @@ from jaxtyping import Array, Float
 
 from jaxft import cpu
 from jaxft.errors import UserError
+from jaxft.optim_config import STAGES
 
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-"""The body's stages from the image upward; the head, `fc`, comes after them."""
 POOLED = "pooled"
 """layer4's mean over height and width, the head's input."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxft.config import check
+from jaxft.checks import check
 from jaxft.data.sources import shown
 from jaxft.errors import UserError, run_command
 from jaxft.run_list import Listed, find_runs, read_run

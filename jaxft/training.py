@@ -38,6 +38,7 @@ from jaxft.run_folder import (
     holds_run,
     make_new_folder,
 )
+from jaxft.schedule import run_schedule
 from jaxft.session import Job, Result, run_loop
 from jaxft.watch import check_watchers
 
@@ -127,6 +128,7 @@ def train(
         stores=None if keep else stores(data),
         class_weights=loss_weights(data, config),
         features=features.num_views,
+        schedule=run_schedule(config, feed.num_train),
     )
     if is_first():
         announce(config, data, feed, run, features, display)

@@ -9,18 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *(
-        "errors",
-        "host",
-        "huge_pages",
-        "fonts",
-        "download",
-        "data.augment_spec",
-        "config",
-        "config_file",
-        "records",
-        "paths",
-    ),
+    *("errors", "checks", "host", "huge_pages", "fonts", "download", "data.augment_spec"),
+    *("optim_config", "config", "config_file", "records", "paths"),
     *("cpu", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
@@ -28,7 +18,8 @@ ORDER = (
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare", "options"),
-    *("optim", "step", "features", "parallel", "build", "frozen", "beside", "classifier", "model_file", "compiled"),
+    *("schedule", "optim", "step", "features", "parallel", "build", "frozen", "beside"),
+    *("classifier", "model_file", "compiled"),
     *("orbax_words", "checkpoint"),
     *("loop", "resume", "run_folder", "overlay", "data.views"),
     *("report.summary", "report.curves", "report.words", "report.svg"),
@@ -58,6 +49,7 @@ ALLOWED = {
     "report.curves": {"matplotlib"},
     "report.svg": {"markupsafe"},
     "report.charts": {"markupsafe"},
+    "report.page": {"markupsafe"},
     "report.shell": {"jinja2", "markupsafe"},
     "report.__main__": {"rich", "tyro"},
     "console": {"rich"},

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from configs import PRESETS, preset
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, ScheduleConfig
 from jaxft.config_file import from_json, to_json
 from jaxft.errors import UserError
 
@@ -62,6 +62,19 @@ def test_json_errors_say_where_and_what(text, message):
         (lambda: OptimConfig(weight_decay=-1e-4), "--weight-decay -0.0001"),
         (lambda: OptimConfig(momentum=1.0), "--momentum 1.0: must be at least 0 and below 1"),
         (lambda: OptimConfig(head_lr_mult=0), "--head-lr-mult 0"),
+        (lambda: OptimConfig(stage_lr_mult=("stem=0.1,layer9=1",)), "--stage-lr-mult layer9=1: no such stage. Write"),
+        (lambda: OptimConfig(stage_lr_mult=("stem=0.1", "stem=1")), "--stage-lr-mult stem=1: twice"),
+        (lambda: OptimConfig(stage_lr_mult=("layer1=0",)), "--stage-lr-mult layer1=0: the factor must be a positive"),
+        (lambda: OptimConfig(stage_lr_mult=("layer1",)), "--stage-lr-mult layer1: the factor must be a positive"),
+        (lambda: OptimConfig(layer_decay=1.5), "--layer-decay 1.5: must be above 0 and at most 1"),
+        (lambda: OptimConfig(l2_sp=-1), "--l2-sp -1: must be 0 or more"),
+        (lambda: OptimConfig(clip_norm=0), "--clip-norm 0: must be a positive number"),
+        (lambda: Config(optim=OptimConfig(l2_sp=1), model=ModelConfig(weights="none")), "--weights none has none"),
+        (lambda: ScheduleConfig(warmup_epochs=-1), "--warmup-epochs -1"),
+        (lambda: ScheduleConfig(schedule="one-cycle", warmup_epochs=1), "one-cycle warms up itself"),
+        (lambda: ScheduleConfig(schedule="step", decay_epochs=0), "--decay-epochs 0: must be a positive"),
+        (lambda: ScheduleConfig(schedule="step", decay_factor=2), "--decay-factor 2: must be above 0 and at most 1"),
+        (lambda: ScheduleConfig(decay_factor=0.5), "--decay-factor 0.5: only --schedule step falls so"),
         (lambda: OptimConfig(momentum=0, nesterov=True), "--nesterov needs momentum"),
         (lambda: ModelConfig(freeze="layer9"), "--freeze layer9: no such choice. Choose one of none, stem, layer1"),
         (lambda: ModelConfig(width=0), "--width 0"),

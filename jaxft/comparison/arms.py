@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxft.config import Config, check
+from jaxft.checks import check
+from jaxft.config import Config
 from jaxft.errors import UserError
 
 SCRATCH_LR_MULT = 10.0

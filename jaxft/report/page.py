@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import jax
 import numpy as np
+from markupsafe import Markup
 
-from jaxft.config import Config, by_flag
+from jaxft.config import Config, ScheduleConfig, by_flag
 from jaxft.config_file import to_json
 from jaxft.data.sources import shown
 from jaxft.optim import HEAD_PATTERN, STAGE_PATTERNS, learning_rates
+from jaxft.optim_config import STAGES
 from jaxft.paths import count_by_label, label_tree
 from jaxft.records import Record
 from jaxft.report.charts import Series, line_chart, reliability_chart
@@ -28,11 +31,14 @@ from jaxft.report.gallery import Gallery
 from jaxft.report.scoring import Scored
 from jaxft.report.shell import render
 from jaxft.report.words import counted
-from jaxft.resnet import STAGES, frozen_stages
+from jaxft.resnet import frozen_stages
+from jaxft.schedule import make_schedule
 
 MATRIX_CLASSES = 25
 """Of more classes the largest confusions are listed."""
 MOST_PAIRS = 25
+RATE_POINTS = 200
+"""Of the learning rate's curve."""
 
 
 class Stage(NamedTuple):
@@ -61,6 +67,7 @@ def make_page(run: Finished, names: Sequence[str], params: Any, scored: Scored, 
         **trust(scored),
         gallery=gallery,
         stages=stages(params, run.config),
+        rate_chart=rate_chart(run.config.schedule, run.records),
         changed=changed_flags(run.config),
         config_json=to_json(run.config),
         command=f"python -m jaxft.train --config {shlex.quote(str(run.folder / 'config.json'))}",
@@ -148,11 +155,23 @@ def stages(params: Any, config: Config) -> Sequence[Stage]:
     counts, frozen = count_by_label(params, label_tree(params, rules)), frozen_stages(config.model.freeze)
     rates, decay = learning_rates(config.optim), config.optim.weight_decay
     return [
-        Stage(stage, counts[stage], True, rates["head" if stage == "head" else "backbone"], decay)
+        Stage(stage, counts[stage], True, rates[stage], decay)
         if stage not in frozen
         else Stage(stage, counts[stage], False, rates["frozen"], 0.0)
         for stage in (*STAGES, "head")
     ]
+
+
+def rate_chart(config: ScheduleConfig, records: Sequence[Record]) -> Markup | None:
+    """The learning rates over the run, as the share that they are of the whole; None where they never change."""
+    ends = [record.step for record in records if record.split == "test"]
+    windows = [record.step / record.epoch for record in records if record.split == "train"]
+    if config == ScheduleConfig() or not windows:
+        return None
+    steps = np.unique(np.linspace(0, ends[-1] - 1, RATE_POINTS).round())
+    factors = np.asarray(jax.vmap(make_schedule(config, ends[-1], windows[-1]))(steps))
+    series = Series("learning rate", (steps / windows[-1]).tolist(), factors.tolist())
+    return line_chart([series], "Learning rate, of the whole", "epoch", y_with=(0, 1), is_share=True)
 
 
 def changed_flags(config: Config) -> Sequence[tuple[str, str, str]]:
