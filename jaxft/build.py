@@ -1,14 +1,17 @@
 """From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Key
 
-from jaxft.config import Config, ModelConfig
+from jaxft.config import Config, ModelConfig, OptimConfig
+from jaxft.course import Course, Part
 from jaxft.data.augment import Augment, Batch, check_pairs, make_augment
 from jaxft.data.augment_spec import mixes
 from jaxft.data.resident import Picks, Store, eval_from_store, train_from_store
@@ -18,7 +21,6 @@ from jaxft.head import Head, Row, match_rows, reuse, xavier
 from jaxft.optim import make_optimizer, rate_labels
 from jaxft.parallel import (
     Devices,
-    Mode,
     all_devices,
     check_batch_size,
     over_devices,
@@ -68,6 +70,14 @@ class Run(NamedTuple):
     devices: Devices
     frozen: Frozen | None = None
     """Where features are kept; the steps then take a store of them last, which `jaxft.frozen.with_features` binds."""
+    later_steps: Sequence[tuple[int, Callable]] = ()
+    """Of a run in parts, the training steps that take the place of `train_step`, each from an update on."""
+
+    def train_step_at(
+        self, step: int
+    ) -> Callable[[TrainState, Batch | Picks, Key[Array, ""]], tuple[TrainState, Metrics]]:
+        """The training step that makes the update after so many."""
+        return next((each for first, each in reversed(self.later_steps) if step >= first), self.train_step)
 
 
 def build(
@@ -79,20 +89,21 @@ def build(
     class_weights: Float[np.ndarray, " k"] | None = None,
     augment: Augment | None = None,
     features: int | None = None,
-    schedule: Schedule | None = None,
+    course: Course | None = None,
 ) -> Run:
     """Assemble a run; `pretrained` is None for training from scratch. Of several processes, process 0's weights count.
 
     With `stores`, the training and the test set, these go into device memory, and the steps take picks for batches
     (see jaxft.data.resident). With `class_weights`, an image's loss counts by its class (see jaxft.step.training_loss).
     `augment` takes the place of the config's. With `features`, of so many views of each training image, the steps are
-    those above the frozen part, and take picks too (see jaxft.frozen); then without stores. `schedule` is what
-    `jaxft.schedule.make_schedule` makes of the config's, which takes the number of updates.
+    those above the frozen part, and take picks too (see jaxft.frozen); then without stores. `course` is what
+    `jaxft.course.plan_course` makes of the config for a number of images; without, all trains at the same rates.
 
     Raises:
         UserError: a batch that does not split over the devices (in pairs, for mixup and cutmix), too many devices, or a
             head or freeze that needs pretrained weights where there are none.
     """
+    course = course or Course()
     devices = all_devices(config.devices)
     check_batch_size(config.batch_size, len(devices))
     if mixes(config.images.augment):
@@ -103,39 +114,69 @@ def build(
         width=config.model.width,
         frozen=frozen_stages(config.model.freeze),
         axis_name=AXIS if config.sync_bn else None,
+        stored_statistics=config.model.batch_norm == "frozen-stats",
+        dropout=config.regular.dropout,
         dtype=compute_dtype(config.precision, devices[0].platform),
     )
     init_key, train_key = _two_keys(jax.random.key(config.seed))
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
-    tx = make_optimizer(config.optim, labels, schedule)
-    state = init_state(variables["params"], variables["batch_stats"], tx)
     if augment is None:
         augment = make_augment(config.images.augment, config.images.image_size, config.images.eval_resize)
     above = model if features is None else model.clone(after=top_of(config.model.freeze))
-    train_step = make_train_step(
-        above,
-        tx,
-        augment if features is None else as_they_are,
-        None if class_weights is None else jnp.asarray(class_weights),
-        accumulate=config.accumulate,
-        redraw=config.num_views is None,
-        skip_nonfinite=config.on_nonfinite == "skip",
-    )
-    eval_step = make_eval_step(above)
-    if features is not None:
-        train_step, eval_step = train_from_store(train_step), eval_from_store(eval_step)
+    weights = None if class_weights is None else jnp.asarray(class_weights)
+    training, test = (None, None) if stores is None else (put_shared(store, devices) for store in stores)
+
+    def compiled(step: Callable, from_store: Callable, store: Store | None, *, donate: bool) -> Callable:
+        """A step over all devices; its batch is picked from the store or, with features, from theirs."""
+        if store is not None or features is not None:
+            step = from_store(step)
+        found = over_devices(step, devices, config.parallel, donate=donate)
+        return found if store is None else Stored(found, store)
+
+    def train_step(part: Part) -> Callable:
+        network = above.clone(frozen=(*model.frozen, *part.waiting))
+        tx = _optimizer(config.optim, labels, course.schedule, part)
+        step = _train_step(config, network, tx, augment if features is None else as_they_are, weights)
+        return compiled(step, train_from_store, training, donate=True)
+
+    first, *later = course.parts
+    tx = _optimizer(config.optim, labels, course.schedule, first)
+    state = init_state(variables["params"], variables["batch_stats"], tx, average=config.regular.ema is not None)
     return Run(
         model=model,
         labels=labels,
         head_rows=head_rows,
         state=put_replicated(from_first(state), devices),
-        train_step=_compiled(train_step, train_from_store, stores and stores[0], devices, config.parallel, donate=True),
-        eval_step=_compiled(eval_step, eval_from_store, stores and stores[1], devices, config.parallel, donate=False),
+        train_step=train_step(first),
+        eval_step=compiled(make_eval_step(above), eval_from_store, test, donate=False),
         put=lambda batch: put_batch(batch, devices, config.parallel),
         key=train_key,
         devices=devices,
         frozen=None if features is None else _frozen(config, model, augment, features, variables, devices),
+        later_steps=[(part.first_step, train_step(part)) for part in later],
+    )
+
+
+def _optimizer(config: OptimConfig, labels: Any, schedule: Schedule | None, part: Part) -> optax.GradientTransformation:
+    """That of a part of a run; its state has the same shape in all of them."""
+    own = config if part.new_head else replace(config, head_lr_mult=1.0)
+    return make_optimizer(own, labels, schedule, held=part.waiting)
+
+
+def _train_step(
+    config: Config, model: ResNet, tx: optax.GradientTransformation, augment: Augment, weights: Any
+) -> Callable:
+    return make_train_step(
+        model,
+        tx,
+        augment,
+        weights,
+        accumulate=config.accumulate,
+        redraw=config.num_views is None,
+        skip_nonfinite=config.on_nonfinite == "skip",
+        label_smoothing=config.regular.label_smoothing,
+        ema=config.regular.ema,
     )
 
 
@@ -156,16 +197,6 @@ def _frozen(
 def _two_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     init_key, train_key = jax.random.split(key)
     return init_key, train_key
-
-
-def _compiled(
-    step: Callable, from_store: Callable, store: Store | None, devices: Devices, mode: Mode, *, donate: bool
-) -> Callable:
-    """A step over all devices; with a store, that is put on them, and the step's batch is picked from it."""
-    if store is None:
-        return over_devices(step, devices, mode, donate=donate)
-    compiled = over_devices(from_store(step), devices, mode, donate=donate)
-    return Stored(compiled, put_shared(store, devices))
 
 
 class Stored(NamedTuple):

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from jaxft.checks import check, check_choices
 from jaxft.data.augment_spec import mixes, parse_augment
 from jaxft.optim_config import OptimConfig as OptimConfig
+from jaxft.optim_config import RegularConfig as RegularConfig
 from jaxft.optim_config import ScheduleConfig as ScheduleConfig
+from jaxft.optim_config import StagesConfig as StagesConfig
 
 EvalResize = Literal["short", "squash"]
 """Before the centre crop of evaluation: the short side to its size, or both sides."""
@@ -29,12 +31,19 @@ class ModelConfig:
     """Everything up to and including this stage stays as it is."""
     head: Literal["xavier", "reuse"] = "xavier"
     """The new classifier: drawn anew, or with rows copied for the classes that the pretrained classifier knows."""
+    batch_norm: Literal["train", "frozen-stats"] = "train"
+    """Of what trains: train moves BatchNorm's statistics with the batches; frozen-stats keeps the pretrained ones, so
+    that its scales and biases alone learn. Frozen stages keep theirs anyway."""
     head_map: tuple[str, ...] = ()
     """With --head reuse: CLASS=INDEX, the pretrained row for a class outright, e.g. hotdog=934."""
 
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.width >= 1, f"--width {self.width}: must be at least 1.")
+        check(
+            self.batch_norm == "train" or self.weights != "none",
+            "--batch-norm frozen-stats keeps pretrained statistics, and --weights none has none. Leave one out.",
+        )
         check(
             not self.head_map or self.head == "reuse",
             "--head-map says which pretrained rows to reuse: pass --head reuse with it.",
@@ -111,6 +120,8 @@ class Config:
     images: ImageConfig = field(default_factory=ImageConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    regular: RegularConfig = field(default_factory=RegularConfig)
     epochs: int = 5
     """Times that the training set is gone through."""
     batch_size: int = 32
@@ -160,6 +171,17 @@ class Config:
         )
         check(0 <= self.seed < 2**32, f"--seed {self.seed}: must lie in 0 to 4294967295.")
         check(self.devices is None or self.devices >= 1, f"--devices {self.devices}: must be at least 1.")
+        check(
+            self.stages.head_epochs < self.epochs,
+            f"--head-epochs {self.stages.head_epochs}: --epochs {self.epochs} leaves none for the rest. Pass fewer, or "
+            "--freeze backbone to train the head alone.",
+        )
+        for name in ("head_epochs", "unfreeze_epochs"):
+            check(
+                not getattr(self.stages, name) or self.model.freeze != "backbone",
+                f"--{name.replace('_', '-')} {getattr(self.stages, name)} with --freeze backbone: nothing but the head "
+                "ever trains. Leave one of them out.",
+            )
         check(
             self.optim.l2_sp == 0 or self.model.weights != "none",
             f"--l2-sp {self.optim.l2_sp} pulls toward pretrained weights, and --weights none has none. Leave one out.",

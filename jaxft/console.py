@@ -174,7 +174,7 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, features: Feature
         f"input: {how}{most}",
         *(() if features.note is None else (features.note,)),
         *compute_notes(config, devices[0].platform),
-        *schedule_notes(config.schedule),
+        *course_notes(config),
     ):
         display.say(line)
     display.console.print(parameter_table(count_by_label(run.state.params, run.labels), config.optim))
@@ -189,7 +189,7 @@ def compute_notes(config: Config, platform: str) -> Sequence[str]:
         one, all_of_them = config.batch_size, config.images_per_step
         same = f"the run of --batch-size {all_of_them}, up to rounding: BatchNorm is frozen"
         other = f"BatchNorm's statistics are those of {one}, unlike with --batch-size {all_of_them}"
-        frozen = config.model.freeze == "backbone"
+        frozen = config.model.freeze == "backbone" or config.model.batch_norm == "frozen-stats"
         notes.append(f"{config.accumulate} batches of {one} make an update; {same if frozen else other}")
     if config.deterministic:
         slower = "steps are slower, without autotuning and atomic sums"
@@ -198,13 +198,25 @@ def compute_notes(config: Config, platform: str) -> Sequence[str]:
     return notes
 
 
-def schedule_notes(config: ScheduleConfig) -> Sequence[str]:
-    """How the learning rates change."""
-    if config == ScheduleConfig():
-        return ()
-    falls = f", by {config.decay_factor:g} every {config.decay_epochs:g} epochs" if config.schedule == "step" else ""
-    warm = f" after a warm-up of {config.warmup_epochs:g} epochs" if config.warmup_epochs else ""
-    return (f"learning rates: {config.schedule}{falls}{warm}",)
+def course_notes(config: Config) -> Sequence[str]:
+    """What trains when, and how the learning rates change."""
+    notes, stages, schedule = [], config.stages, config.schedule
+    if stages.head_epochs:
+        notes.append(f"the head alone for {epochs_in_words(stages.head_epochs)}, then as fast as the rest")
+    if stages.unfreeze_epochs is not None:
+        notes.append(f"stages join from layer4 down, one every {epochs_in_words(stages.unfreeze_epochs)}")
+    if schedule != ScheduleConfig():
+        every = epochs_in_words(schedule.decay_epochs)
+        falls = f", times {schedule.decay_factor:g} every {every}" if schedule.schedule == "step" else ""
+        warm = f" after a warm-up of {epochs_in_words(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
+        twice = ", in each part" if stages.head_epochs else ""
+        notes.append(f"learning rates: {schedule.schedule}{falls}{warm}{twice}")
+    return notes
+
+
+def epochs_in_words(number: float) -> str:
+    """`1 epoch`, `0.5 epochs`."""
+    return f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def _in_processes() -> str:

@@ -86,11 +86,14 @@ def with_features(run: Run, feed: Feed, progress: Progress) -> tuple[Run, Feed]:
         return run, feed
     training = train_features(run, run.frozen, feed.once, feed.num_train, progress)
     test, picks = eval_features(run, run.frozen, feed.once, feed.num_test, progress)
-    train_step: Callable[..., Any] = run.train_step
-    eval_step: Callable[..., Any] = run.eval_step
+
+    def bound(step: Callable[..., Any], store: Store) -> Callable[..., Any]:
+        return lambda *arguments: step(*arguments, store)
+
     above = run._replace(
-        train_step=lambda *arguments: train_step(*arguments, training),
-        eval_step=lambda *arguments: eval_step(*arguments, test),
+        train_step=bound(run.train_step, training),
+        eval_step=bound(run.eval_step, test),
+        later_steps=[(first, bound(step, training)) for first, step in run.later_steps],
     )
     return above, feed._replace(test=lambda: (each for each in picks))
 

@@ -85,7 +85,7 @@ def fit(
     with closing(feed.train(step)) as host_batches:
         batches = put_ahead(host_batches, run.put)
         while step < ends[-1]:
-            state, metrics = run.train_step(state, next(batches), run.key)
+            state, metrics = run.train_step_at(step)(state, next(batches), run.key)
             step += 1
             window.append(metrics)
             clock.images += images_per_step

@@ -84,7 +84,7 @@ class PullState(NamedTuple):
 def pull_to_start(strength: float) -> optax.GradientTransformation:
     """Add a decay toward where the parameters started: L2-SP (Li et al., arXiv:1802.01483), without its square's 2."""
 
-    def update(updates: Any, state: PullState, params: Any = None) -> tuple[Any, PullState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda g, p, start: g + strength * (p - start), updates, params, state.start), state
 
     return optax.GradientTransformation(lambda params: PullState(jax.tree.map(jnp.copy, params)), update)

@@ -132,3 +132,45 @@ class ScheduleConfig:
                 f"--{name.replace('_', '-')} {getattr(self, name)}: only --schedule step falls so, and this is "
                 f"{self.schedule}. Leave it out, or pass --schedule step.",
             )
+
+
+@dataclass(frozen=True)
+class RegularConfig:
+    """What keeps a network from learning its few photographs by heart, beside decay and augmentation."""
+
+    label_smoothing: float = 0.0
+    """Of each label, the share that is spread evenly over all classes."""
+    dropout: float = 0.0
+    """In training, the share of the head's inputs that are zero."""
+    ema: float | None = None
+    """Keep a moving average of parameters and statistics with this decay, e.g. 0.99; it is what is evaluated and
+    becomes the model. In the first updates the decay is (1 + t) / (10 + t), if that is less."""
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "dropout"):
+            check(
+                0 <= getattr(self, name) < 1,
+                f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0 and below 1, e.g. 0.1.",
+            )
+        check(
+            self.ema is None or 0 < self.ema < 1,
+            f"--ema {self.ema}: must lie between 0 and 1, e.g. 0.99.",
+        )
+
+
+@dataclass(frozen=True)
+class StagesConfig:
+    """Which part of the network trains when."""
+
+    head_epochs: int = 0
+    """Train the head alone for so many of the epochs, then all that is not frozen, the head no longer faster than the
+    rest (LP-FT); a schedule runs once in each part."""
+    unfreeze_epochs: int | None = None
+    """Unfreeze from the top down: layer4 joins the head first, and a stage more every so many epochs."""
+
+    def __post_init__(self) -> None:
+        check(self.head_epochs >= 0, f"--head-epochs {self.head_epochs}: must be 0 or more.")
+        check(
+            self.unfreeze_epochs is None or self.unfreeze_epochs >= 1,
+            f"--unfreeze-epochs {self.unfreeze_epochs}: must be at least 1.",
+        )

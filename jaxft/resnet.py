@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxft import cpu
 from jaxft.errors import UserError
@@ -186,18 +186,28 @@ class ResNet(nn.Module):
     """Of the computation; parameters, statistics and logits are float32 also where it is bfloat16."""
     after: str | None = None
     """A stage or "pooled": the network begins above it, and is given what it put out in place of images."""
+    stored_statistics: bool = False
+    """BatchNorm runs on stored statistics in training too, and keeps them; its scales and biases train."""
+    dropout: float = 0.0
+    """In training, the share of the head's inputs that are zero; the others are scaled up."""
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b k"]:
-        """Logits of normalised images [b, h, w, 3]; with `train`, "batch_stats" must be mutable."""
+    def __call__(
+        self, images: Float[Array, "b ..."], *, train: bool, keys: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b k"]:
+        """Logits of normalised images [b, h, w, 3]; with `train`, "batch_stats" must be mutable.
+
+        With dropout, training takes a key for each image.
+        """
 
         def norm(name: str) -> BatchNorm:
             return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
 
         x, left = images, stages_after(self.after)
+        moving = train and not self.stored_statistics
         if "stem" in left:
             x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x.astype(self.dtype))
-            x = nn.relu(norm("bn1")(x, train=train and "stem" not in self.frozen))
+            x = nn.relu(norm("bn1")(x, train=moving and "stem" not in self.frozen))
             x = self._end_of("stem", cpu.max_pool(x))
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
             if stage not in left:
@@ -205,10 +215,13 @@ class ResNet(nn.Module):
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 block = Block(self.arch, self.width * 2**i, stride, norm, self.dtype, name=f"{stage}_{j}")
-                x = block(x, train=train and stage not in self.frozen)
+                x = block(x, train=moving and stage not in self.frozen)
             x = self._end_of(stage, x)
         pooled = x if self.after == POOLED else widen(x).mean((1, 2))
         self.sow("intermediates", POOLED, pooled)
+        if train and self.dropout:
+            assert keys is not None
+            pooled = dropped(pooled, self.dropout, keys)
         bound = 1 / math.sqrt(pooled.shape[-1])
         uniform = symmetric_uniform(bound)
         return nn.Dense(self.num_classes, kernel_init=uniform, bias_init=uniform, name="fc")(pooled)
@@ -217,6 +230,12 @@ class ResNet(nn.Module):
         """Show a stage's output, and cut the gradient at the top of a frozen one: nothing below is differentiated."""
         self.sow("intermediates", stage, x)
         return jax.lax.stop_gradient(x) if stage in self.frozen else x
+
+
+def dropped(x: Float[Array, "b c"], share: float, keys: Key[Array, " b"]) -> Float[Array, "b c"]:
+    """Each number zero with probability `share`, or scaled so that its mean stays; a row's draws are its key's."""
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - share, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - share), 0)
 
 
 def stages_after(after: str | None) -> tuple[str, ...]:

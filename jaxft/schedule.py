@@ -5,8 +5,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxft.config import Config
-from jaxft.data.batches import epoch_ends
 from jaxft.optim_config import ScheduleConfig
 
 Schedule = Callable[..., Float[Array, ""]]
@@ -49,14 +47,6 @@ def make_schedule(config: ScheduleConfig, num_updates: int, updates_per_epoch: f
         return jnp.where(t < warmup, (t + 1) / max(warmup, 1), shape)
 
     return factor
-
-
-def run_schedule(config: Config, num_train: int) -> Schedule | None:
-    """That of a run on so many training images; None where every rate stays as it is."""
-    if config.schedule == ScheduleConfig():
-        return None
-    num_updates = epoch_ends(num_train, config.images_per_step, config.epochs)[-1]
-    return make_schedule(config.schedule, num_updates, num_train / config.images_per_step)
 
 
 def fall(start: float, end: float, done: Float[Array, ""]) -> Float[Array, ""]:

@@ -27,7 +27,7 @@ from jaxft.report.summary import summarise
 from jaxft.report.write import try_report
 from jaxft.resume import Past, about, check_not_over, take_up
 from jaxft.run_folder import append_record, describe, replace_text, write_records, writing
-from jaxft.step import TrainState
+from jaxft.step import TrainState, variables_of
 from jaxft.stop import stop_on_signals
 from jaxft.watch import watching
 
@@ -144,8 +144,7 @@ def write_results(job: Job, state: TrainState, records: Sequence[Record], summar
     """Write the model, the summary, the figure and the report, and say how it went."""
     config, out = job.config, job.out
     with writing(out):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        save_model(out / "model.safetensors", variables, describe_model(config, job.data.class_names))
+        save_model(out / "model.safetensors", variables_of(state), describe_model(config, job.data.class_names))
         replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         from jaxft.report.curves import draw_curves  # Not before the model is there: matplotlib is slow to import.
 

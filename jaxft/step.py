@@ -14,6 +14,17 @@ from jaxft.resnet import ResNet
 AXIS = "data"
 
 
+DROPOUT = 1
+"""Tells dropout's key of a step from the augmentation's."""
+
+
+class StepKeys(NamedTuple):
+    """What a step draws from; each image folds its position in."""
+
+    augment: Key[Array, ""]
+    dropout: Key[Array, ""]
+
+
 class TrainState(NamedTuple):
     """What changes in a run, and nothing else."""
 
@@ -23,6 +34,8 @@ class TrainState(NamedTuple):
     batch_stats: Any
     """BatchNorm's running means and variances."""
     opt_state: Any
+    average: Any = ()
+    """Moving averages of (params, batch_stats), where they are kept: these are evaluated, and become the model."""
 
 
 class Metrics(NamedTuple):
@@ -44,9 +57,14 @@ class EvalSums(NamedTuple):
     """The weights' own sum."""
 
 
-def cross_entropies(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
-    """Softmax cross-entropy of each image, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def cross_entropies(
+    logits: Float[Array, "b k"], labels: Int[Array, " b"], smoothing: float = 0.0
+) -> Float[Array, " b"]:
+    """Softmax cross-entropy of each image, in nats; `smoothing` of the label is spread evenly over all classes."""
+    own = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return own
+    return (1 - smoothing) * own - smoothing * jax.nn.log_softmax(logits).mean(-1)
 
 
 def training_loss(
@@ -54,8 +72,9 @@ def training_loss(
     labels: Int[Array, " b"],
     augmented: Augmented,
     class_weights: Float[Array, " k"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy, in nats, each image's times its class's weight.
+    """Mean cross-entropy, in nats, each image's times its class's weight, of labels smoothed so much.
 
     Of a mixed image, both labels' terms by their shares, each with its own weight. The mean is over the images and not,
     as torch's weighted one, over the sum of their weights, so that it does not depend on how a batch is split over
@@ -63,7 +82,7 @@ def training_loss(
     """
 
     def terms(labels: Int[Array, " b"]) -> Float[Array, " b"]:
-        losses = cross_entropies(logits, labels)
+        losses = cross_entropies(logits, labels, smoothing)
         return losses if class_weights is None else losses * class_weights[labels]
 
     if augmented.share is None or augmented.other_labels is None:
@@ -87,6 +106,8 @@ def make_train_step(
     accumulate: int = 1,
     redraw: bool = True,
     skip_nonfinite: bool = False,
+    label_smoothing: float = 0.0,
+    ema: float | None = None,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step `(state, batch, key) -> (state, metrics)` is pure, and made for `over_devices`.
 
@@ -105,16 +126,19 @@ def make_train_step(
         redraw: draw the augmentation anew in each step; off, an image's draws follow from the key and its position
             alone.
         skip_nonfinite: leave out an update after which something would not be finite: only `step` moves on.
+        label_smoothing: the share of each label that is spread evenly over all classes.
+        ema: the decay of the moving averages, which `init_state` begins; see `averaged`.
     """
 
-    def gradients(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
+    def gradients(params: Any, batch_stats: Any, batch: Batch, keys: StepKeys) -> tuple[Any, Any, Metrics]:
         """Of a microbatch: gradients, the new batch_stats, metrics."""
-        augmented = augment(key, batch)
+        augmented = augment(keys.augment, batch)
+        own = jax.vmap(jax.random.fold_in, (None, 0))(keys.dropout, batch.positions) if model.dropout else None
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Float[Array, "b k"], Any]]:
             variables = {"params": params, "batch_stats": batch_stats}
-            logits, updated = model.apply(variables, augmented.images, train=True, mutable=["batch_stats"])
-            loss = training_loss(logits, batch.labels, augmented, class_weights)
+            logits, updated = model.apply(variables, augmented.images, train=True, keys=own, mutable=["batch_stats"])
+            loss = training_loss(logits, batch.labels, augmented, class_weights, label_smoothing)
             return loss, (logits, updated["batch_stats"])
 
         (loss, (logits, updated_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -123,26 +147,43 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         compute = gradients if accumulate == 1 else over_microbatches(gradients, accumulate)
-        key = jax.random.fold_in(key, state.step) if redraw else key
-        grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch, key)
+        step_key = jax.random.fold_in(key, state.step)
+        keys = StepKeys(step_key if redraw else key, jax.random.fold_in(step_key, DROPOUT))
+        grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch, keys)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         if model.axis_name is None:
             batch_stats = jax.lax.pmean(batch_stats, AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        updated = TrainState(state.step + 1, params, batch_stats, opt_state)
+        average = () if ema is None else averaged(state.average, (params, batch_stats), state.step, ema)
+        updated = TrainState(state.step + 1, params, batch_stats, opt_state, average)
         return unless_nonfinite(state, updated, metrics) if skip_nonfinite else (updated, metrics)
 
     return train_step
 
 
+def averaged(average: Any, new: Any, step: Int[Array, ""], decay: float) -> Any:
+    """The moving average after an update, the first being of step 0; its decay rises to `decay` as (1 + t) / (10 + t).
+
+    So a short run's average does not stay at its start. Source: tf.train.ExponentialMovingAverage's num_updates.
+    """
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, new)
+
+
+def variables_of(state: TrainState) -> Any:
+    """{"params", "batch_stats"} of the model that a state is: its moving averages where it has them."""
+    params, batch_stats = state.average or (state.params, state.batch_stats)
+    return {"params": params, "batch_stats": batch_stats}
+
+
 def over_microbatches(gradients: Callable, accumulate: int) -> Callable:
     """Gradients and metrics averaged over the microbatches of a batch, batch_stats going from each to the next."""
 
-    def averaged(params: Any, batch_stats: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Any, Metrics]:
+    def accumulated(params: Any, batch_stats: Any, batch: Batch, keys: StepKeys) -> tuple[Any, Any, Metrics]:
         def add(carry: tuple[Any, Any], microbatch: Batch) -> tuple[tuple[Any, Any], Metrics]:
             total, batch_stats = carry
-            grads, batch_stats, metrics = gradients(params, batch_stats, microbatch, key)
+            grads, batch_stats, metrics = gradients(params, batch_stats, microbatch, keys)
             return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
         microbatches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
@@ -151,7 +192,7 @@ def over_microbatches(gradients: Callable, accumulate: int) -> Callable:
         grads = jax.tree.map(lambda x: x / accumulate, total)
         return grads, batch_stats, jax.tree.map(jnp.mean, metrics)
 
-    return averaged
+    return accumulated
 
 
 def unless_nonfinite(state: TrainState, updated: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
@@ -169,7 +210,7 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
     """
 
     def eval_step(state: TrainState, batch: EvalBatch) -> EvalSums:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = variables_of(state)
         images = normalise(batch.images) if model.after is None else batch.images
         logits: Any = model.apply(variables, images, train=False)
         correct = (logits.argmax(-1) == batch.labels).astype(jnp.float32)
@@ -180,7 +221,9 @@ def make_eval_step(model: ResNet) -> Callable[[TrainState, EvalBatch], EvalSums]
     return eval_step
 
 
-def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation) -> TrainState:
-    """The state at step 0, from a network's variables."""
+def init_state(params: Any, batch_stats: Any, tx: optax.GradientTransformation, *, average: bool = False) -> TrainState:
+    """The state at step 0, from a network's variables; `average` begins moving averages with them."""
     # One program: JAX would compile one for each shape of momentum.
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, jax.jit(tx.init)(params))
+    opt_state = jax.jit(tx.init)(params)
+    copies = jax.tree.map(jnp.copy, (params, batch_stats)) if average else ()  # A donated step takes each array once.
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, copies)

@@ -19,6 +19,7 @@ from jaxft.compiled import keep_compiled
 from jaxft.config import Config, by_flag
 from jaxft.config_file import from_json, read_config, to_json
 from jaxft.console import Display, Terminal, announce
+from jaxft.course import plan_course
 from jaxft.data.batches import check_batch_fits, share_of
 from jaxft.data.counts import count_notes
 from jaxft.data.leakage import leakage_notes
@@ -38,7 +39,6 @@ from jaxft.run_folder import (
     holds_run,
     make_new_folder,
 )
-from jaxft.schedule import run_schedule
 from jaxft.session import Job, Result, run_loop
 from jaxft.watch import check_watchers
 
@@ -128,7 +128,7 @@ def train(
         stores=None if keep else stores(data),
         class_weights=loss_weights(data, config),
         features=features.num_views,
-        schedule=run_schedule(config, feed.num_train),
+        course=plan_course(config, feed.num_train),
     )
     if is_first():
         announce(config, data, feed, run, features, display)

@@ -18,7 +18,7 @@ ORDER = (
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare", "options"),
-    *("schedule", "optim", "step", "features", "parallel", "build", "frozen", "beside"),
+    *("schedule", "course", "optim", "step", "features", "parallel", "build", "frozen", "beside"),
     *("classifier", "model_file", "compiled"),
     *("orbax_words", "checkpoint"),
     *("loop", "resume", "run_folder", "overlay", "data.views"),

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from jaxft.config import Config
 from jaxft.optim_config import ScheduleConfig
-from jaxft.schedule import make_schedule, run_schedule
+from jaxft.schedule import make_schedule
 
 NUM, PER_EPOCH = 50, 12.5
 
@@ -59,11 +58,3 @@ def test_a_warm_up_rises_in_equal_steps_and_the_rest_follows_the_shape(schedule)
 
 def test_a_run_that_is_all_warm_up_only_rises():
     np.testing.assert_allclose(factors(schedule="cosine", warmup_epochs=9), np.arange(1, NUM + 1) / NUM, atol=1e-6)
-
-
-def test_the_schedule_of_a_run_ends_with_it():
-    config = Config(epochs=3, batch_size=8, accumulate=2, schedule=ScheduleConfig(schedule="linear"))
-    schedule = run_schedule(config, 100)  # 6.25 updates an epoch, the last of 19 being partly of the next.
-    assert schedule is not None
-    np.testing.assert_allclose([float(schedule(t)) for t in (0, 18, 19)], [1, 1 / 19, 0], atol=1e-6)
-    assert run_schedule(Config(), 100) is None

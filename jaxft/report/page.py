@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from markupsafe import Markup
 
-from jaxft.config import Config, ScheduleConfig, by_flag
+from jaxft.config import Config, by_flag
 from jaxft.config_file import to_json
+from jaxft.course import plan_course
 from jaxft.data.sources import shown
 from jaxft.optim import HEAD_PATTERN, STAGE_PATTERNS, learning_rates
 from jaxft.optim_config import STAGES
@@ -32,7 +33,6 @@ from jaxft.report.scoring import Scored
 from jaxft.report.shell import render
 from jaxft.report.words import counted
 from jaxft.resnet import frozen_stages
-from jaxft.schedule import make_schedule
 
 MATRIX_CLASSES = 25
 """Of more classes the largest confusions are listed."""
@@ -67,7 +67,7 @@ def make_page(run: Finished, names: Sequence[str], params: Any, scored: Scored, 
         **trust(scored),
         gallery=gallery,
         stages=stages(params, run.config),
-        rate_chart=rate_chart(run.config.schedule, run.records),
+        rate_chart=rate_chart(run.config, run.records),
         changed=changed_flags(run.config),
         config_json=to_json(run.config),
         command=f"python -m jaxft.train --config {shlex.quote(str(run.folder / 'config.json'))}",
@@ -162,15 +162,17 @@ def stages(params: Any, config: Config) -> Sequence[Stage]:
     ]
 
 
-def rate_chart(config: ScheduleConfig, records: Sequence[Record]) -> Markup | None:
+def rate_chart(config: Config, records: Sequence[Record]) -> Markup | None:
     """The learning rates over the run, as the share that they are of the whole; None where they never change."""
-    ends = [record.step for record in records if record.split == "test"]
     windows = [record.step / record.epoch for record in records if record.split == "train"]
-    if config == ScheduleConfig() or not windows:
+    if not windows:
         return None
-    steps = np.unique(np.linspace(0, ends[-1] - 1, RATE_POINTS).round())
-    factors = np.asarray(jax.vmap(make_schedule(config, ends[-1], windows[-1]))(steps))
-    series = Series("learning rate", (steps / windows[-1]).tolist(), factors.tolist())
+    factors = plan_course(config, round(windows[-1] * config.images_per_step)).schedule
+    if factors is None:
+        return None
+    steps = np.unique(np.linspace(0, records[-1].step - 1, RATE_POINTS).round())
+    y = np.asarray(jax.vmap(factors)(steps)).tolist()
+    series = Series("learning rate", (steps / windows[-1]).tolist(), y)
     return line_chart([series], "Learning rate, of the whole", "epoch", y_with=(0, 1), is_share=True)
 
 
