@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxft.config import Config
 from jaxft.data.batches import epoch_ends
@@ -59,7 +59,7 @@ def plan_course(config: Config, num_train: int) -> Course:
 def after(step: int, first: Schedule, second: Schedule) -> Schedule:
     """One schedule, and from an update on another that begins there."""
 
-    def joined(t: Float[Array, ""] | int) -> Float[Array, ""]:
+    def joined(t: Num[Array, ""] | float) -> Float[Array, ""]:
         return jnp.where(t < step, first(t), second(t - step))
 
     return joined

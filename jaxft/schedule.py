@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxft.optim_config import ScheduleConfig
 
@@ -26,7 +26,7 @@ def make_schedule(config: ScheduleConfig, num_updates: int, updates_per_epoch: f
     warmup = min(round(config.warmup_epochs * updates_per_epoch), num_updates)
     rest = max(num_updates - warmup, 1)
 
-    def factor(step: Float[Array, ""] | int) -> Float[Array, ""]:
+    def factor(step: Num[Array, ""] | float) -> Float[Array, ""]:
         t = jnp.asarray(step, jnp.float32)
         since = jnp.clip(t - warmup, 0, rest)
         done = since / rest
