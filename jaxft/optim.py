@@ -1,6 +1,6 @@
 """One optax.GradientTransformation: the head and every stage of the body at its own rate, what is frozen at none."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,12 +44,13 @@ def make_optimizer(
     is `frozen` gets no update, decay or momentum. Stages that are `held` get none either, but keep their state: the
     optimizer of a stage of training in which they wait.
     """
-    rules = {
+    rules: dict[Hashable, optax.GradientTransformation] = {
         label: optax.set_to_zero() if label == "frozen" else _update_rule(config, rate, in_body=label != "head")
         for label, rate in learning_rates(config).items()
     }
-    rules |= {label: _held(rules[label]) for label in held}
-    tx = [optax.multi_transform(rules, labels)]
+    for label in held:
+        rules[label] = _held(rules[label])
+    tx: list[optax.GradientTransformation] = [optax.multi_transform(rules, labels)]
     if config.clip_norm is not None:
         # Of what trains alone: a norm of all gradients would have those of frozen layers computed.
         trains = jax.tree.map(lambda label: label != "frozen" and label not in held, labels)
