@@ -75,7 +75,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | FRESH | {"XLA_FLAGS": flags} | (environment or {}),
+            env=os.environ | FRESH | {"XLA_FLAGS": flags} | dict(environment or {}),
         )
 
     def ask(self, verb: str, **words: Any) -> dict[str, Any]:
