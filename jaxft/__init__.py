@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jaxft.config import ImageConfig as ImageConfig
     from jaxft.config import ModelConfig as ModelConfig
     from jaxft.config import OptimConfig as OptimConfig
+    from jaxft.config import RegularConfig as RegularConfig
+    from jaxft.config import ScheduleConfig as ScheduleConfig
+    from jaxft.config import StagesConfig as StagesConfig
     from jaxft.data.augment import Augmented as Augmented
     from jaxft.data.augment import Batch as Batch
     from jaxft.data.augment import EvalBatch as EvalBatch
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from jaxft.resnet import resnet50 as resnet50
     from jaxft.resnet import resnet101 as resnet101
     from jaxft.resnet import resnet152 as resnet152
+    from jaxft.schedule import make_schedule as make_schedule
     from jaxft.session import DivergedError as DivergedError
     from jaxft.session import Result as Result
     from jaxft.step import EvalSums as EvalSums
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from jaxft.step import init_state as init_state
     from jaxft.step import make_eval_step as make_eval_step
     from jaxft.step import make_train_step as make_train_step
+    from jaxft.step import variables_of as variables_of
     from jaxft.training import fit as fit
 
 __version__ = "0.1.0"
@@ -65,7 +70,10 @@ _PLACES = {
     "configs": ("preset",),
     "convert.pretrained": ("load_torchvision",),
     "jaxft.classifier": ("Classifier", "Prediction", "Scores"),
-    "jaxft.config": ("Config", "ImageConfig", "ModelConfig", "OptimConfig"),
+    "jaxft.config": (
+        *("Config", "ImageConfig", "ModelConfig", "OptimConfig"),
+        *("RegularConfig", "ScheduleConfig", "StagesConfig"),
+    ),
     "jaxft.data.augment": ("Augmented", "Batch", "EvalBatch", "make_augment"),
     "jaxft.data.canvas": ("Decoded", "decode_set"),
     "jaxft.data.folders": ("open_folder",),
@@ -78,8 +86,12 @@ _PLACES = {
     "jaxft.parallel": ("local_devices", "over_devices", "put_batch", "put_replicated"),
     "jaxft.records": ("Record",),
     "jaxft.resnet": ("ResNet", "make_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    "jaxft.schedule": ("make_schedule",),
     "jaxft.session": ("DivergedError", "Result"),
-    "jaxft.step": ("EvalSums", "Metrics", "TrainState", "init_state", "make_eval_step", "make_train_step"),
+    "jaxft.step": (
+        *("EvalSums", "Metrics", "TrainState"),
+        *("init_state", "make_eval_step", "make_train_step", "variables_of"),
+    ),
     "jaxft.training": ("fit",),
 }
 

@@ -204,10 +204,13 @@ def course_notes(config: Config) -> Sequence[str]:
     if stages.head_epochs:
         notes.append(f"the head alone for {epochs_in_words(stages.head_epochs)}, then as fast as the rest")
     if stages.unfreeze_epochs is not None:
-        notes.append(f"stages join from layer4 down, one every {epochs_in_words(stages.unfreeze_epochs)}")
+        notes.append(f"stages join from layer4 down, one every {every(stages.unfreeze_epochs)}")
     if schedule != ScheduleConfig():
-        every = epochs_in_words(schedule.decay_epochs)
-        falls = f", times {schedule.decay_factor:g} every {every}" if schedule.schedule == "step" else ""
+        falls = (
+            f", times {schedule.decay_factor:g} every {every(schedule.decay_epochs)}"
+            if schedule.schedule == "step"
+            else ""
+        )
         warm = f" after a warm-up of {epochs_in_words(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
         twice = ", in each part" if stages.head_epochs else ""
         notes.append(f"learning rates: {schedule.schedule}{falls}{warm}{twice}")
@@ -217,6 +220,11 @@ def course_notes(config: Config) -> Sequence[str]:
 def epochs_in_words(number: float) -> str:
     """`1 epoch`, `0.5 epochs`."""
     return f"{number:g} epoch{'' if number == 1 else 's'}"
+
+
+def every(number: float) -> str:
+    """After "every": `epoch`, `0.5 epochs`."""
+    return "epoch" if number == 1 else epochs_in_words(number)
 
 
 def _in_processes() -> str:

@@ -38,7 +38,7 @@ def test_a_recipe_tells_what_it_does(whole, capsys):
     assert run("--resume", "--out", whole) == 0
     printed = capsys.readouterr().out
     assert "the head alone for 1 epoch, then as fast as the rest" in printed
-    assert "stages join from layer4 down, one every 1 epoch" in printed
+    assert "stages join from layer4 down, one every epoch" in printed
     assert "learning rates: cosine after a warm-up of 0.5 epochs, in each part" in printed
     assert "0.0014" in printed  # layer3: 0.002 times 0.7.
     page = (whole / "report.html").read_text(encoding="utf-8")

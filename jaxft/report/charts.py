@@ -71,6 +71,7 @@ def line_chart(
                 for a, b in points
             ]
     keys = [(tag("path", cls=f"line s{i}", d="M0 5h24"), each.name) for i, each in enumerate(series)]
+    keys = keys if len(series) > 1 else []  # The title says what a sole line is.
     return drawn(parts, HEIGHT, title, f"{title} over {x_label}", keys, line_stops(series, x, y, x_label))
 
 
@@ -149,7 +150,7 @@ def drawn(
         "div",
         tag("p", tag("b", title), tag("span", *named, cls="keys"), cls="legend"),
         tag("svg", *parts, cursor, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=label),
-        cls="chart",
+        cls="chart" if keys else "chart alone",
         data_stops=json.dumps(stops),
     )
 
