@@ -34,6 +34,8 @@ STEPS = 6
 RUN = ("--epochs", "3", "--batch-size", "100", "--image-size", "32", "--devices", "1")
 """The demo's two steps an epoch, on small images."""
 SCRATCH = ("--weights", "none")
+ALIKE = environment(8)
+"""As many devices as this process has, though runs use one: the last bits depend on the threads, which follow them."""
 OFTEN = ("--save-minutes", "1e-6")
 FIRST = "going on from the start: it has no checkpoint yet"
 
@@ -56,7 +58,7 @@ def compiled_once():
 def whole(tmp_path_factory) -> Path:
     """The run that nothing befell."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    finished(*RUN, "--out", out)
+    finished(*RUN, "--out", out, env=ALIKE)
     return out
 
 
@@ -130,7 +132,7 @@ def test_a_disk_that_fills_up_under_the_checkpoints(whole, tmp_path):
     """One message and no more, the last good checkpoint named; with room again the run ends as if nothing had been."""
     code = """
         out, whole = folder / "run", Path(sys.argv[2])
-        process = start(*RUN, *OFTEN, "--out", out)
+        process = start(*RUN, *OFTEN, "--out", out, env=ALIKE)
         printed, errors = process.communicate()
         assert process.returncode == 2, errors
         good = saved_steps(out)[-1]
@@ -138,7 +140,7 @@ def test_a_disk_that_fills_up_under_the_checkpoints(whole, tmp_path):
         assert errors.startswith(f"error: {out}/checkpoints: the checkpoint of step {good + 1} {message}"), errors
         assert errors.count("\\n") == 1
         mount_again("size=100m")
-        assert f"going on from step {good}" in finished("--resume", "--out", out)
+        assert f"going on from step {good}" in finished("--resume", "--out", out, env=ALIKE)
         assert same_run(out, whole)
     """
     printed_on_a_disk(tmp_path / "disk", "size=13m", code, whole)
@@ -155,7 +157,7 @@ def test_a_disk_that_is_full_when_the_results_are_written(whole, tmp_path):
         assert names == {"config.json", "classes.json", "metrics.jsonl", "checkpoints"}
         mount_again("size=100m")
         before = (out / "metrics.jsonl").read_bytes()
-        printed = finished("--resume", "--out", out)
+        printed = finished("--resume", "--out", out, env=ALIKE)
         assert "going on from step 2" in printed and "epoch 1/1" not in printed
         assert (out / "metrics.jsonl").read_bytes() == before
         results = {"model.safetensors", "summary.json", "curves.png", "report.html"}
@@ -223,7 +225,7 @@ def test_a_disk_that_can_only_be_read(tmp_path):
 @pytest.mark.slow
 def test_a_folder_has_one_run_at_a_time_and_is_free_when_that_is_killed(whole, tmp_path):
     out = tmp_path / "run"
-    process = start(*RUN, "--out", out)
+    process = start(*RUN, "--out", out, env=ALIKE)
     wait_until(lambda: has_records(out), process)
     process.send_signal(signal.SIGSTOP)
     try:
@@ -243,7 +245,7 @@ def test_a_folder_has_one_run_at_a_time_and_is_free_when_that_is_killed(whole, t
 @pytest.mark.slow
 def test_of_two_that_start_at_once_in_one_folder_one_goes_on(whole, tmp_path):
     out = tmp_path / "run"
-    processes = [start(*RUN, "--out", out) for _ in range(2)]
+    processes = [start(*RUN, "--out", out, env=ALIKE) for _ in range(2)]
     ends = [process.communicate() + (process.returncode,) for process in processes]
     assert sorted(status for *_, status in ends) == [0, 2], ends
     (errors,) = (errors for _, errors, status in ends if status == 2)
@@ -410,7 +412,7 @@ def test_from_one_way_to_another_and_back(whole, tmp_path, stop_after):
 @pytest.mark.slow
 def test_the_second_signal_ends_a_run_that_compiles_and_it_can_be_carried_on(whole, tmp_path):
     out = tmp_path / "run"
-    process = start(*RUN, "--out", out, env=environment(compiled=tmp_path / "nothing compiled"))
+    process = start(*RUN, "--out", out, env=environment(8, compiled=tmp_path / "nothing compiled"))
     wait_until((out / "metrics.jsonl").exists, process)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
@@ -425,7 +427,7 @@ def test_the_second_signal_ends_a_run_that_compiles_and_it_can_be_carried_on(who
     assert time.monotonic() - began < 1
     assert process.communicate()[1] == ""
     assert not has_records(out)
-    assert FIRST in finished("--resume", "--out", out)
+    assert FIRST in finished("--resume", "--out", out, env=ALIKE)
     assert same_run(out, whole)
 
 
@@ -445,7 +447,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_path, number, status):
 def test_a_run_whose_reader_goes_away_saves_all_the_same(whole, tmp_path):
     """As tee does when Ctrl-C reaches it too."""
     out = tmp_path / "run"
-    process = start(*RUN, "--out", out)
+    process = start(*RUN, "--out", out, env=ALIKE)
     process.stdout.readline()
     process.stdout.close()
     wait_until(lambda: has_records(out), process)
