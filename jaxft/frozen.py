@@ -19,6 +19,7 @@ from jaxft.features import frozen_part, top_of
 from jaxft.parallel import put_ahead, replicated
 from jaxft.processes import exchange
 from jaxft.resnet import make_resnet
+from jaxft.step import variables_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -105,7 +106,7 @@ def train_features(run: Run, frozen: Frozen, once: Once, num_images: int, progre
         for step, read in enumerate(put_ahead(batches, run.put)):
             for view in range(frozen.num_views):
                 first, stop = np.int32(view * num_images), np.int32((view + 1) * num_images)
-                store = frozen.fill_training(store, read, variables_of(run), run.key, first, stop)
+                store = frozen.fill_training(store, read, variables_of(run.state), run.key, first, stop)
             jax.block_until_ready(store)  # Each that waited would hold its batch on the devices.
             progress("computing training features", min((step + 1) * once.batch_size, num_images), num_images)
     return store
@@ -124,7 +125,7 @@ def eval_features(
 
     with closing(once.test()) as batches:
         for step, read in enumerate(put_ahead(noted(batches), run.put)):
-            store = jax.block_until_ready(frozen.fill_test(store, read, variables_of(run)))
+            store = jax.block_until_ready(frozen.fill_test(store, read, variables_of(run.state)))
             progress("computing test features", min((step + 1) * once.batch_size, num_images), num_images)
     return store, picks
 
@@ -136,8 +137,3 @@ def empty_store(run: Run, frozen: Frozen, num_rows: int) -> Store:
         lambda: Store(jnp.zeros((num_rows, *shape), frozen.features.dtype), None, jnp.zeros(num_rows, jnp.int32)),
         run.devices,
     )
-
-
-def variables_of(run: Run) -> Any:
-    """Those of the run's state."""
-    return {"params": run.state.params, "batch_stats": run.state.batch_stats}

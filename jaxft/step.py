@@ -168,7 +168,8 @@ def averaged(average: Any, new: Any, step: Int[Array, ""], decay: float) -> Any:
     So a short run's average does not stay at its start. Source: tf.train.ExponentialMovingAverage's num_updates.
     """
     keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, new)
+    # In this form what is frozen stays as it is to the bit.
+    return jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), average, new)
 
 
 def variables_of(state: TrainState) -> Any:

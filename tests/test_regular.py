@@ -93,6 +93,14 @@ def test_moving_averages_are_those_of_every_state(variables):
     assert variables_of(without) == {"params": without.params, "batch_stats": without.batch_stats}
 
 
+def test_averages_of_what_is_frozen_are_what_it_was_to_the_bit(variables):
+    state = steps(variables, NETWORK.clone(frozen=("stem", "layer1")), 4, ema=0.9)[-1][0]
+    for averages, start in zip(state.average, (variables["params"], variables["batch_stats"]), strict=True):
+        for name in {"conv1", "bn1", "layer1_0"} & set(start):
+            jax.tree.map(np.testing.assert_array_equal, averages[name], start[name])
+        assert np.any(jax.tree.leaves(averages["layer4_0"])[0] != jax.tree.leaves(start["layer4_0"])[0])
+
+
 def test_the_averages_are_what_is_evaluated(variables):
     state = steps(variables, NETWORK, 2, ema=0.9)[-1][0]
     own = jax.local_devices()[:1]
