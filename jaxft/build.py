@@ -108,16 +108,7 @@ def build(
     check_batch_size(config.batch_size, len(devices))
     if mixes(config.images.augment):
         check_pairs(config.batch_size, len(devices))
-    model = make_resnet(
-        config.model.arch,
-        num_classes=len(class_names),
-        width=config.model.width,
-        frozen=frozen_stages(config.model.freeze),
-        axis_name=AXIS if config.sync_bn else None,
-        stored_statistics=config.model.batch_norm == "frozen-stats",
-        dropout=config.regular.dropout,
-        dtype=compute_dtype(config.precision, devices[0].platform),
-    )
+    model = _network(config, len(class_names), devices[0].platform)
     init_key, train_key = _two_keys(jax.random.key(config.seed))
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
@@ -155,6 +146,19 @@ def build(
         devices=devices,
         frozen=None if features is None else _frozen(config, model, augment, features, variables, devices),
         later_steps=[(part.first_step, train_step(part)) for part in later],
+    )
+
+
+def _network(config: Config, num_classes: int, platform: str) -> ResNet:
+    return make_resnet(
+        config.model.arch,
+        num_classes=num_classes,
+        width=config.model.width,
+        frozen=frozen_stages(config.model.freeze),
+        axis_name=AXIS if config.sync_bn else None,
+        stored_statistics=config.model.batch_norm == "frozen-stats",
+        dropout=config.regular.dropout,
+        dtype=compute_dtype(config.precision, platform),
     )
 
 

@@ -43,12 +43,12 @@ def plan_course(config: Config, num_train: int) -> Course:
     head, each = config.stages.head_epochs, config.stages.unfreeze_epochs
     trained = [stage for stage in STAGES if stage not in frozen_stages(config.model.freeze)]
     parts = [Part(0, tuple(trained))] if head else []
-    joined = len(trained) if each is None else 1
+    waiting = [] if each is None else trained[:-1]
     for epoch in range(head, config.epochs, each or config.epochs):
-        parts.append(Part(ends[epoch], tuple(trained[: max(len(trained) - joined, 0)]), new_head=not head))
-        joined += 1
-        if not parts[-1].waiting:
+        parts.append(Part(ends[epoch], tuple(waiting), new_head=not head))
+        if not waiting:
             break
+        waiting = waiting[:-1]
     if config.schedule == ScheduleConfig():
         return Course(parts)
     per_epoch, second = num_train / config.images_per_step, ends[head]

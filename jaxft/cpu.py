@@ -58,14 +58,13 @@ def on_cpu(fast: Callable, general: Callable, *operands: Array) -> Any:
 def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
     fast, general = (partial(by, stride=stride, pad=pad) for by in (convolve_patches, xla_convolve))
-    if len(kernel) > 1 and num_outputs(x, len(kernel), stride, pad) <= SMALL:
-        return on_cpu(fast, general, x, kernel)
-    return general(x, kernel)
+    pixels = math.prod(output_size(side, len(kernel), stride, pad) for side in x.shape[1:3])
+    return on_cpu(fast, general, x, kernel) if is_small(len(kernel), pixels) else general(x, kernel)
 
 
-def num_outputs(x: Images, size: int, stride: int, pad: int) -> int:
-    """Pixels of each image that a convolution puts out."""
-    return math.prod(output_size(side, size, stride, pad) for side in x.shape[1:3])
+def is_small(size: int, pixels: int) -> bool:
+    """Whether a convolution with a kernel of `size` puts out so few pixels of an image that patches are faster."""
+    return size > 1 and pixels <= SMALL
 
 
 def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[Output, tuple[Images, Kernel]]:
@@ -81,7 +80,7 @@ def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad:
 
     def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
         size, pixels = len(kernel), math.prod(grad.shape[1:3])
-        by = convolve_patches if size > 1 and (pixels <= SMALL or (size == 3 and stride > 1)) else xla_convolve
+        by = convolve_patches if is_small(size, pixels) or (size == 3 and stride > 1) else xla_convolve
         if pixels < size**2:
             return jax.vjp(partial(by, stride=stride, pad=pad), x, kernel)[1](grad)
         (images_grad,) = jax.vjp(lambda x: by(x, kernel, stride, pad), x)[1](grad)

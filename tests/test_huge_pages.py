@@ -20,7 +20,9 @@ print("goes on", os.environ.get(huge_pages.VARIABLE))
 WORDS = {"always [madvise] never": 2, "[always] madvise never": 1, "always madvise [never]": 1}
 
 
-@pytest.mark.skipif(sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="not Linux with glibc"
+)
 @pytest.mark.parametrize("enabled", WORDS)
 def test_a_command_starts_anew_once_and_as_it_was_given(tmp_path, enabled):
     (tmp_path / "a file").write_text(f"{enabled}\n")
