@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "checks", "host", "huge_pages", "fonts", "download", "data.augment_spec"),
     *("optim_config", "config", "config_file", "records", "paths"),
-    *("cpu", "resnet", "head"),
+    *("cpu", "batch_norm", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),
@@ -28,13 +28,32 @@ ORDER = (
     *("event_files", "wandb_run", "watch", "session", "training"),
     *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
     *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.page", "comparison.series"),
-    *("arguments", "command", "comparison.command", "train", "compare", "run_list", "run_table", "runs"),
+    *(
+        "arguments",
+        "command",
+        "comparison.arguments",
+        "comparison.command",
+        "train",
+        "compare",
+        "run_list",
+        "run_table",
+        "runs",
+    ),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
     *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
     *("formats.onnx_graph", "formats.onnx", "export"),
 )
-COMMANDS = {"arguments", "compare", "model_file", "training", "runs", "data.check", "data.preview", "export"}
+COMMANDS = {
+    "arguments",
+    "comparison.arguments",
+    "model_file",
+    "training",
+    "runs",
+    "data.check",
+    "data.preview",
+    "export",
+}
 HEAVY = {
     *("grain", "tyro", "rich", "matplotlib", "jinja2", "markupsafe", "tensorflow_datasets", "orbax", "cykooz_resizer"),
     *("torch", "torchvision", "tensorflow", "tensorboard", "wandb", "onnx", "onnxruntime"),
@@ -61,7 +80,7 @@ ALLOWED = {
     "arguments": {"tyro"},
     "event_files": {"tensorboard"},
     "wandb_run": {"wandb"},
-    "compare": {"tyro"},
+    "comparison.arguments": {"tyro"},
     "comparison.command": {"rich"},
     "session": {"orbax"},
     "training": {"orbax"},

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file
 
 import jaxft
 from configs import preset
-from jaxft.compare import main, parse
+from jaxft.compare import main
+from jaxft.comparison.arguments import parse
 from jaxft.comparison.arms import ARMS, parts_of
 from jaxft.comparison.chance import difference
 from jaxft.comparison.figure import STYLES, draw_comparison

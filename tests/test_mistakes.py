@@ -10,6 +10,7 @@ import test_parity_training
 from flax import linen as nn
 
 import convert.torchvision
+import jaxft.batch_norm
 import jaxft.resnet
 from configs import preset
 
@@ -32,12 +33,12 @@ def same_padding(patch: pytest.MonkeyPatch) -> None:
 
 
 def torchs_momentum_for_flaxs(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(jaxft.resnet, "BATCH_NORM_DECAY", 0.1)
+    patch.setattr(jaxft.batch_norm, "BATCH_NORM_DECAY", 0.1)
 
 
 def biased_running_variance(patch: pytest.MonkeyPatch) -> None:
-    moments = jaxft.resnet.batch_moments
-    patch.setattr(jaxft.resnet, "batch_moments", lambda *args: (*moments(*args)[:2], 2**60))
+    moments = jaxft.batch_norm.batch_moments
+    patch.setattr(jaxft.batch_norm, "batch_moments", lambda *args: (*moments(*args)[:2], 2**60))
 
 
 def max_pool_padded_with_zeros(patch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import convert.verify
+import jaxft.batch_norm
 import jaxft.resnet
 from convert.__main__ import main
 from convert.torchvision import to_state_dict
@@ -45,7 +46,7 @@ def test_the_same_network(weights, tmp_path, monkeypatch, capsys):
 
 
 def test_a_network_that_differs_exits_1_and_writes_nothing(weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jaxft.resnet, "BATCH_NORM_EPSILON", 1e-3)
+    monkeypatch.setattr(jaxft.batch_norm, "BATCH_NORM_EPSILON", 1e-3)
     assert run(monkeypatch, weights, "--verify", "--out", tmp_path / "out") == 1
     printed = capsys.readouterr().out
     for line in ("\noff (", "):\n  stem: ", "float32, inference, stages; limit 0.0001", "\n  and "):

@@ -8,10 +8,11 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import jaxft
+from jaxft.batch_norm import BATCH_NORM_EPSILON
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from jaxft.formats.contract import self_contained_facts
 from jaxft.model_file import Description, as_strings
-from jaxft.resnet import ARCHS, BATCH_NORM_EPSILON, Architecture
+from jaxft.resnet import ARCHS, Architecture
 
 OPSET, IR_VERSION = 13, 7  # ONNX 1.8's, of 2020: runtimes of telephones and browsers know it, and no more is needed.
 BATCH = "batch"
