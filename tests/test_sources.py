@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxft.data.sources import ArraySource, FileSource, Source, Subset, shown, some, split_source
+from jaxft.data.sources import ArraySource, FileSource, Source, Subset, hold_out, shown, some, split_source
 from jaxft.errors import UserError
 
 
@@ -91,6 +91,18 @@ def test_the_split_does_not_mind_how_classes_are_mixed():
     assert list(splits.train.rows) == sorted(set(range(len(labels))) - set(chosen))
     assert splits.test.read(0) == (Path(str(min(chosen))), labels[min(chosen)])
     assert splits.notes == ("here has no test: 20% of each class, chosen by the seed, is the test set",)
+
+
+def test_part_of_a_part_is_held_out():
+    files = FileSource([Path(str(i)) for i in range(20)], [i % 2 for i in range(20)], ("a", "b"))
+    part = Subset(files, range(2, 16))
+    rest, held = hold_out(part, 0.3)
+    rows = [int(str(each.read(i)[0])) for each in (rest, held) for i in range(len(each))]
+    assert sorted(rows) == list(range(2, 16))
+    assert np.bincount(held.labels).tolist() == [2, 2]
+    assert hold_out(part, 0.3)[1].rows == held.rows
+    with pytest.raises(UserError, match="class a to train on has one image: it cannot be in both training and what is"):
+        hold_out(Subset(files, [0, 1, 3]), 0.3)
 
 
 def test_every_kind_is_a_source():

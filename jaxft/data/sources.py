@@ -12,6 +12,8 @@ from jaxtyping import Int32
 from jaxft.data.images import Encoded
 from jaxft.errors import UserError
 
+HOLD_OUT_SEED = 2**32
+"""No run has it."""
 NAMED = 3
 JOINERS = "\u200c\u200d"  # They shape Persian and Indic words and emoji.
 
@@ -150,6 +152,26 @@ def split_source(source: Source, *, where: str, lacks: str, val_fraction: float,
     Raises:
         UserError: a class of one image.
     """
+    train, test = parted(source, val_fraction, seed, f"in {where}", "training and test")
+    note = f"{where} has no {lacks}: {val_fraction:.0%} of each class, chosen by the seed, is the test set"
+    return Splits(train, test, (note,))
+
+
+def hold_out(source: Source, fraction: float) -> tuple[Subset, Subset]:
+    """What is left to train on, and a share of each class to choose a recipe by: the same whatever a run's seed.
+
+    Raises:
+        UserError: a class of one image.
+    """
+    return parted(source, fraction, HOLD_OUT_SEED, "to train on", "training and what is held out")
+
+
+def parted(source: Source, fraction: float, seed: int, where: str, parts: str) -> tuple[Subset, Subset]:
+    """The rest, and a share of each class, of at least one image, chosen by the seed; both in the source's order.
+
+    Raises:
+        UserError: a class of one image; `where` it is, and the `parts`, are for the message.
+    """
     chosen: set[int] = set()
     by_class: list[list[int]] = [[] for _ in source.class_names]
     for i, label in enumerate(labels_of(source)):
@@ -157,16 +179,14 @@ def split_source(source: Source, *, where: str, lacks: str, val_fraction: float,
     for label, rows in enumerate(by_class):
         if len(rows) == 1:
             raise UserError(
-                f"class {source.class_names[label]} in {where} has one image: it cannot be in both training and test. "
-                "Add one."
+                f"class {source.class_names[label]} {where} has one image: it cannot be in both {parts}. Add one."
             )
         if rows:
-            num_test = min(max(round(len(rows) * val_fraction), 1), len(rows) - 1)
+            num = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
             order = np.random.default_rng([seed, label]).permutation(len(rows))
-            chosen |= {rows[i] for i in order[:num_test].tolist()}
-    note = f"{where} has no {lacks}: {val_fraction:.0%} of each class, chosen by the seed, is the test set"
-    train = tuple(i for i in range(len(source)) if i not in chosen)
-    return Splits(Subset(source, train), Subset(source, tuple(sorted(chosen))), (note,))
+            chosen |= {rows[i] for i in order[:num].tolist()}
+    rest = tuple(i for i in range(len(source)) if i not in chosen)
+    return Subset(source, rest), Subset(source, tuple(sorted(chosen)))
 
 
 def some(names: Sequence[Path | str]) -> str:
