@@ -179,7 +179,7 @@ def _train_step(
         accumulate=config.accumulate,
         redraw=config.num_views is None,
         skip_nonfinite=config.on_nonfinite == "skip",
-        label_smoothing=config.regular.label_smoothing,
+        label_smoothing=config.regular.label_smoothing or None,
         ema=config.regular.ema,
     )
 

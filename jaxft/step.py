@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxft.data.augment import Augment, Augmented, Batch, EvalBatch, normalise
+from jaxft.optim import Number
 from jaxft.resnet import ResNet
 
 AXIS = "data"
@@ -58,11 +59,11 @@ class EvalSums(NamedTuple):
 
 
 def cross_entropies(
-    logits: Float[Array, "b k"], labels: Int[Array, " b"], smoothing: float = 0.0
+    logits: Float[Array, "b k"], labels: Int[Array, " b"], smoothing: Number | None = None
 ) -> Float[Array, " b"]:
     """Softmax cross-entropy of each image, in nats; `smoothing` of the label is spread evenly over all classes."""
     own = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if not smoothing:
+    if smoothing is None:
         return own
     return (1 - smoothing) * own - smoothing * jax.nn.log_softmax(logits).mean(-1)
 
@@ -72,7 +73,7 @@ def training_loss(
     labels: Int[Array, " b"],
     augmented: Augmented,
     class_weights: Float[Array, " k"] | None = None,
-    smoothing: float = 0.0,
+    smoothing: Number | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy, in nats, each image's times its class's weight, of labels smoothed so much.
 
@@ -106,7 +107,7 @@ def make_train_step(
     accumulate: int = 1,
     redraw: bool = True,
     skip_nonfinite: bool = False,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number | None = None,
     ema: float | None = None,
 ) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Bind what is static; the step `(state, batch, key) -> (state, metrics)` is pure, and made for `over_devices`.
