@@ -124,7 +124,9 @@ class Display:
         """Say how it went and where it is."""
         if summary.get("chosen_epoch", summary["epochs"]) < summary["epochs"]:
             early = "stopped early: " if "stopped_by_patience" in summary else ""
-            self.say(f"{early}the held-out loss was lowest after epoch {summary['chosen_epoch']:.0f}; that is the model")
+            self.say(
+                f"{early}the held-out loss was lowest after epoch {summary['chosen_epoch']:.0f}; that is the model"
+            )
         where = f"the model and its figures are in {out}" + (f"; look at {report}" if report else "")
         self.console.print(
             f"test accuracy [bold]{summary['final_accuracy']:.4f}[/] (best {summary['best_accuracy']:.4f}) "
