@@ -22,6 +22,7 @@ from jaxft.orbax_words import quiet_orbax, why
 from jaxft.paths import by_name
 from jaxft.step import TrainState
 
+SCORE = "accuracy"  # Where nothing is held out it is the test accuracy; the name on the disk is of that time.
 TIMEOUT = 24 * 60 * 60  # Seconds by the wall clock, which jumps ahead where a laptop sleeps while it writes.
 
 
@@ -44,21 +45,19 @@ class Restored(NamedTuple):
 
 
 class NewestAndBest(PreservationPolicy):
-    """Keeps the newest `keep` checkpoints and the one of the highest accuracy, the earliest of equals."""
+    """Keeps the newest `keep` checkpoints and the one of the highest score, the earliest of equals."""
 
     def __init__(self, keep: int):
         self.keep = keep
         self.found: dict[int, float | None] = {}
-        """Accuracies of the checkpoints that were there at opening, by step."""
+        """Scores of the checkpoints that were there at opening, by step."""
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """Whether to keep each; Orbax hands them oldest first, the one being written last."""
         del context
-        accuracies = [
-            self.found.get(each.step) if each.metrics is None else each.metrics["accuracy"] for each in checkpoints
-        ]
-        best = max((value for value in accuracies if value is not None), default=None)
-        place = None if best is None else accuracies.index(best)
+        scores = [self.found.get(each.step) if each.metrics is None else each.metrics[SCORE] for each in checkpoints]
+        best = max((value for value in scores if value is not None), default=None)
+        place = None if best is None else scores.index(best)
         return [i == place or i >= len(checkpoints) - self.keep for i in range(len(checkpoints))]
 
 
@@ -93,7 +92,7 @@ def open_checkpoints(folder: Path, keep: int = KEPT) -> Iterator[ocp.CheckpointM
     manager = ocp.CheckpointManager(folder, options=options)
     for step in manager.all_steps():
         with suppress(Exception):  # A damaged one is `restore`'s to tell of; it is not the best.
-            policy.found[step] = _read_about(manager, step)["accuracy"]
+            policy.found[step] = _read_about(manager, step)[SCORE]
     try:
         try:
             yield manager
@@ -107,11 +106,11 @@ def open_checkpoints(folder: Path, keep: int = KEPT) -> Iterator[ocp.CheckpointM
 
 
 def save(
-    manager: ocp.CheckpointManager, state: TrainState, about: Mapping[str, Any], accuracy: float | None = None
+    manager: ocp.CheckpointManager, state: TrainState, about: Mapping[str, Any], score: float | None = None
 ) -> None:
     """Save the state under its step, with what JSON can hold about it; returns while it is still being written.
 
-    `accuracy` is that on the test set, where it was measured at this step. A step that is there already is left alone.
+    `score` is by what the best is kept, where the state was evaluated. A step that is there already is left alone.
 
     Raises:
         NonFiniteStateError: the state is not worth keeping.
@@ -127,12 +126,12 @@ def save(
             raise NonFiniteStateError(step, name)
     described = {name: _describe(array) for name, array in arrays.items()}
     # Through JSON now: the caller's lists may grow while they are being written.
-    record = json.loads(json.dumps({"about": about, "accuracy": accuracy, "arrays": described}))
+    record = json.loads(json.dumps({"about": about, SCORE: score, "arrays": described}))
     record["digest"] = zlib.crc32(json.dumps(record).encode())
     items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(record))
     with _disk_errors(manager, f"the checkpoint of step {step} could not be written"):
         # Orbax copies the arrays before it returns: on a CPU they are the buffers that the next step is given.
-        saved = manager.save(step, args=items, metrics={"accuracy": accuracy})
+        saved = manager.save(step, args=items, metrics={SCORE: score})
     assert saved, f"step {step} is not after step {manager.latest_step()}"
 
 
@@ -172,6 +171,24 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> Restored | None
         lines = "\n  ".join(damaged.values())
         raise UserError(f"No checkpoint is left:\n  {lines}\nStart a new run with another --out.")
     return None
+
+
+def restore_best(manager: ocp.CheckpointManager, step: int, like: TrainState) -> TrainState:
+    """The checkpoint of this step, the best one; of NumPy arrays, in the structure of `like`.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    try:
+        return _read(manager, step, like)[0]
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # As in `restore`.
+        reason = why(error) or shorten(str(error), 160)
+        raise UserError(
+            f"{manager.directory / str(step)}: the best checkpoint cannot be read ({reason}). Start a new run with "
+            "another --out: the same config gives the same model."
+        ) from None
 
 
 def latest_good(manager: ocp.CheckpointManager) -> int | None:

@@ -75,6 +75,9 @@ class ImageConfig:
     epoch e takes view e modulo their number. What the frozen part makes of them is then kept (see --cache-features)."""
     val_fraction: float = 0.2
     """Share of each class kept for evaluation when the data name no val or test."""
+    holdout: float = 0.0
+    """Share of each training class that is not trained on but evaluated after each epoch, beside the test set, to
+    choose by; the same images whatever the seed. 0 for none."""
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded, and list them, instead of stopping."""
 
@@ -90,6 +93,10 @@ class ImageConfig:
         check(
             0 < self.val_fraction < 1,
             f"--val-fraction {self.val_fraction}: must lie between 0 and 1, e.g. 0.2.",
+        )
+        check(
+            0 <= self.holdout < 1,
+            f"--holdout {self.holdout}: must be at least 0 and below 1, e.g. 0.1.",
         )
 
     def _check_views(self) -> None:
@@ -185,6 +192,11 @@ class Config:
         check(
             self.optim.l2_sp == 0 or self.model.weights != "none",
             f"--l2-sp {self.optim.l2_sp} pulls toward pretrained weights, and --weights none has none. Leave one out.",
+        )
+        check(
+            self.regular.patience is None or self.images.holdout > 0,
+            f"--patience {self.regular.patience} goes by the loss on held-out images, and there are none. Pass "
+            "--holdout 0.1 with it, or leave --patience out.",
         )
         for name in ("tfds_dir", "train_split", "test_split"):
             check(

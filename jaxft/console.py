@@ -20,6 +20,7 @@ from jaxft.data.prepare import Data
 from jaxft.errors import let_go_of_stdout
 from jaxft.frozen import FeaturePlan
 from jaxft.head import Row
+from jaxft.holdout import epochs_in_parts
 from jaxft.optim import learning_rates
 from jaxft.optim_config import STAGES
 from jaxft.paths import count_by_label
@@ -58,6 +59,7 @@ class Display:
         self.console = console
         self.num_epochs = num_epochs
         self.last_train: Record | None = None
+        self.last_val: Record | None = None
         self.skipped = 0
         self.started: float | None = None
         self.first_epoch = 0.0
@@ -102,11 +104,15 @@ class Display:
             self.skipped += record.skipped
             self._bar("training", record.epoch, self.num_epochs, numbers)
             return
-        train = self.last_train
+        if record.split == "val":
+            self.last_val = record
+            return
+        train, val = self.last_train, self.last_val
         before = f"train loss {train.loss:.4f} accuracy {train.accuracy:.4f}  " if train else ""
+        held_out = f"held-out loss {val.loss:.4f} accuracy {val.accuracy:.4f}  " if val else ""
         rate = f"  {train.images_per_second:.1f} images/s" if train else ""
         self.console.print(
-            f"epoch {record.epoch:.0f}/{self.num_epochs}  {before}"
+            f"epoch {record.epoch:.0f}/{self.num_epochs}  {before}{held_out}"
             f"test loss {record.loss:.4f} accuracy [bold]{record.accuracy:.4f}[/]{rate}{self._left(record)}",
             highlight=False,
         )
@@ -116,6 +122,11 @@ class Display:
 
     def finished(self, summary: Mapping[str, Any], out: Path, report: Path | None) -> None:
         """Say how it went and where it is."""
+        if summary.get("chosen_epoch", summary["epochs"]) < summary["epochs"]:
+            early = "stopped early: " if "stopped_by_patience" in summary else ""
+            self.say(
+                f"{early}the held-out loss was lowest after epoch {summary['chosen_epoch']:.0f}; that is the model"
+            )
         where = f"the model and its figures are in {out}" + (f"; look at {report}" if report else "")
         self.console.print(
             f"test accuracy [bold]{summary['final_accuracy']:.4f}[/] (best {summary['best_accuracy']:.4f}) "
@@ -165,9 +176,10 @@ def announce(config: Config, data: Data, feed: Feed, run: Run, features: Feature
     devices = run.devices
     how = f"{data.plan.way}, for {data.plan.why}" if run.frozen is None else "each image once"
     most = f"; at most {gigabytes(feed.host_bytes)} of it in host memory at a time" if feed.host_bytes else ""
+    held_out = f", {data.num_val} held-out" if data.num_val else ""
     for line in (
         *data.notes,
-        f"{config.model.arch} (weights {config.model.weights}) on {len(data.train.labels)} training and "
+        f"{config.model.arch} (weights {config.model.weights}) on {len(data.train.labels)} training{held_out} and "
         f"{len(data.test.labels)} test images of {len(data.class_names)} classes; "
         f"{len(devices)} x {devices[0].device_kind}{_in_processes()}, {config.parallel}, "
         f"{jnp.dtype(run.model.dtype).name}",
@@ -200,7 +212,7 @@ def compute_notes(config: Config, platform: str) -> Sequence[str]:
 
 def course_notes(config: Config) -> Sequence[str]:
     """What trains when, and how the learning rates change."""
-    notes, stages, schedule = [], config.stages, config.schedule
+    notes, stages, schedule, patience = [], config.stages, config.schedule, config.regular.patience
     if stages.head_epochs:
         notes.append(f"the head alone for {epochs_in_words(stages.head_epochs)}, then as fast as the rest")
     if stages.unfreeze_epochs is not None:
@@ -214,6 +226,13 @@ def course_notes(config: Config) -> Sequence[str]:
         warm = f" after a warm-up of {epochs_in_words(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
         twice = ", in each part" if stages.head_epochs else ""
         notes.append(f"learning rates: {schedule.schedule}{falls}{warm}{twice}")
+    if patience is not None:
+        parts = epochs_in_parts(config)
+        counted = f", counted from epoch {parts + 1} on" if parts else ""
+        notes.append(
+            f"ends where {epochs_in_words(patience)} in a row{counted} have not lowered the held-out loss; the model "
+            "is that of the lowest"
+        )
     return notes
 
 

@@ -13,7 +13,7 @@ from jaxft.records import Record, Watcher, measured
 
 @contextmanager
 def event_files(out: Path, config: Config, past: Sequence[Record]) -> Iterator[Watcher]:
-    """Event files in RUN/tensorboard; train and test are runs of their own, so that TensorBoard lays them in one chart.
+    """Event files in RUN/tensorboard; each split is a run of its own, so that TensorBoard lays them in one chart.
 
     Each time that a run is taken up they begin anew, with all that is past, and have what was written before forgotten.
 
@@ -41,7 +41,8 @@ def event_files(out: Path, config: Config, past: Sequence[Record]) -> Iterator[W
             return write
 
         folder = out / "tensorboard"
-        splits = {split: opened(folder / split) for split in ("train", "test")}
+        names = ("train", "val", "test") if config.images.holdout else ("train", "test")
+        splits = {split: opened(folder / split) for split in names}
         about = opened(folder)
         about(summary=text_pb("config", f"```\n{to_json(config)}```"))
         about(summary=hparams_pb(hyperparameters(config), trial_id=str(out)))

@@ -21,6 +21,9 @@ from jaxft.processes import exchange
 from jaxft.resnet import make_resnet
 from jaxft.step import variables_of
 
+NOWHERE = np.iinfo(np.int32).max
+"""A row beyond every store."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -32,10 +35,11 @@ class FeaturePlan(NamedTuple):
     note: str | None
 
 
-def plan_features(config: Config, num_train: int, num_test: int, platform: str, device_bytes: int) -> FeaturePlan:
+def plan_features(config: Config, num_train: int, num_eval: int, platform: str, device_bytes: int) -> FeaturePlan:
     """Features are kept where a part is frozen, each training image has few views, and all of them fit.
 
-    `device_bytes` are free on each device; of several processes the one that has least decides for all.
+    `num_eval` are the images of the test set and those held out; `device_bytes` are free on each device, and of several
+    processes the one that has least decides for all.
     """
     if config.model.freeze == "none":
         given = config.images.cached_views
@@ -47,7 +51,7 @@ def plan_features(config: Config, num_train: int, num_test: int, platform: str, 
     if not config.cache_features:
         return FeaturePlan(None, "features: computed anew in each epoch, for --no-cache-features was given")
     free = min(map(int, exchange(str(device_bytes).encode())))
-    num_bytes = (num_views * num_train + num_test) * bytes_of_features(config, platform)
+    num_bytes = (num_views * num_train + num_eval) * bytes_of_features(config, platform)
     if num_bytes > free // RESIDENT_SHARE:
         return FeaturePlan(
             None,
@@ -86,17 +90,17 @@ def with_features(run: Run, feed: Feed, progress: Progress) -> tuple[Run, Feed]:
     if run.frozen is None or feed.once is None:
         return run, feed
     training = train_features(run, run.frozen, feed.once, feed.num_train, progress)
-    test, picks = eval_features(run, run.frozen, feed.once, feed.num_test, progress)
+    evaluated, test, val = eval_features(run, run.frozen, feed, feed.once, progress)
 
     def bound(step: Callable[..., Any], store: Store) -> Callable[..., Any]:
         return lambda *arguments: step(*arguments, store)
 
     above = run._replace(
         train_step=bound(run.train_step, training),
-        eval_step=bound(run.eval_step, test),
+        eval_step=bound(run.eval_step, evaluated),
         later_steps=[(first, bound(step, training)) for first, step in run.later_steps],
     )
-    return above, feed._replace(test=lambda: (each for each in picks))
+    return above, feed._replace(test=lambda: (each for each in test), val=lambda: (each for each in val))
 
 
 def train_features(run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress) -> Store:
@@ -113,21 +117,34 @@ def train_features(run: Run, frozen: Frozen, once: Once, num_images: int, progre
 
 
 def eval_features(
-    run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress
-) -> tuple[Store, Sequence[EvalPicks]]:
-    """Of the test images, and the batches as which they are picked; those that could not be decoded weigh nothing."""
-    store, picks = empty_store(run, frozen, num_images), []
+    run: Run, frozen: Frozen, feed: Feed, once: Once, progress: Progress
+) -> tuple[Store, Sequence[EvalPicks], Sequence[EvalPicks]]:
+    """Of the test images, then of those held out, and the batches as which each are picked.
 
-    def noted(batches: Batches) -> Iterator[Any]:
-        for rows, batch in batches:
-            picks.append(EvalPicks(np.minimum(rows, num_images - 1), batch.weights))
-            yield rows, batch
+    Images that could not be decoded weigh nothing.
+    """
+    store = empty_store(run, frozen, feed.num_test + feed.num_val)
+    test: list[EvalPicks] = []
+    val: list[EvalPicks] = []
+    for what, read, first, num, picks in (
+        ("test", once.test, 0, feed.num_test, test),
+        ("held-out", once.val, feed.num_test, feed.num_val, val),
+    ):
+        with closing(read()) as batches:
+            for step, placed in enumerate(put_ahead(placed_from(first, num, batches, picks), run.put)):
+                store = jax.block_until_ready(frozen.fill_test(store, placed, variables_of(run.state)))
+                progress(f"computing {what} features", min((step + 1) * once.batch_size, num), num)
+    return store, test, val
 
-    with closing(once.test()) as batches:
-        for step, read in enumerate(put_ahead(noted(batches), run.put)):
-            store = jax.block_until_ready(frozen.fill_test(store, read, variables_of(run.state)))
-            progress("computing test features", min((step + 1) * once.batch_size, num_images), num_images)
-    return store, picks
+
+def placed_from(first: int, num: int, batches: Batches, picks: list[EvalPicks]) -> Iterator[Any]:
+    """A set's batches with their rows in a store where the set begins at `first`; what fills the last has no place.
+
+    `picks` is given each batch as it is to be picked.
+    """
+    for rows, batch in batches:
+        picks.append(EvalPicks(first + np.minimum(rows, num - 1), batch.weights))
+        yield np.where(rows < num, first + rows, NOWHERE), batch
 
 
 def empty_store(run: Run, frozen: Frozen, num_rows: int) -> Store:

@@ -43,11 +43,13 @@ class Hooks(NamedTuple):
     on_record: Callable[[Record], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
     """Is told of what goes before the first step: what it is, how many images of it are done, of how many."""
-    keep: Callable[[Progress, float | None], None] = lambda *_: None
-    """Is given the test accuracy at an epoch's end."""
+    keep: Callable[[Progress, bool], None] = lambda *_: None
+    """Is told whether an epoch has ended, and been evaluated."""
     should_save: Callable[[], bool] = lambda: False
     should_stop: Callable[[int], bool] = lambda _: False
     """Is asked once a step, with its number."""
+    is_over: Callable[[], bool] = lambda: False
+    """Is asked at the start and after each epoch's evaluation: whether the run ends before its last epoch."""
 
 
 class Outcome(NamedTuple):
@@ -67,7 +69,7 @@ def fit(
     window: Sequence[Metrics] = (),
     skip_nonfinite: bool = False,
 ) -> Outcome:
-    """Train from `run.state` to the end of the last epoch, evaluating after each.
+    """Train from `run.state` to the end of the last epoch, or until it is over, evaluating after each.
 
     `window` is that of the progress which is carried on. With `skip_nonfinite`, a loss that is not finite is one of an
     update that the step has left out: means are over the others, and a window that has none goes on to the next.
@@ -79,18 +81,18 @@ def fit(
     ends = epoch_ends(feed.num_train, images_per_step, num_epochs)
     records_at = window_ends(ends)
     state, step, window = run.state, int(run.state.step), list(window)
-    clock = Clock()
-    if step < ends[-1]:
+    clock, over = Clock(), hooks.is_over()
+    if step < ends[-1] and not over:
         run, feed = with_features(run, feed, hooks.progress)
     with closing(feed.train(step)) as host_batches:
         batches = put_ahead(host_batches, run.put)
-        while step < ends[-1]:
+        while step < ends[-1] and not over:
             state, metrics = run.train_step_at(step)(state, next(batches), run.key)
             step += 1
             window.append(metrics)
             clock.images += images_per_step
             jax.block_until_ready(window[-1 - IN_FLIGHT : -IN_FLIGHT])
-            stop, accuracy = hooks.should_stop(step), None
+            stop = hooks.should_stop(step)
             if step in records_at:
                 epoch = step * images_per_step / feed.num_train
                 record = window_record(window, step, epoch, clock, skip_nonfinite=skip_nonfinite)
@@ -98,12 +100,12 @@ def fit(
                     hooks.on_record(record)
                     window, clock = [], Clock()
             if step in ends:
-                tested = evaluate(run, state, feed, step, float(ends.index(step) + 1))
-                hooks.on_record(tested)
-                accuracy, clock = tested.accuracy, Clock()
+                for split in ("val", "test") if feed.num_val else ("test",):
+                    hooks.on_record(evaluate(run, state, feed, split, step, float(ends.index(step) + 1)))
+                over, clock = hooks.is_over(), Clock()
             if step in ends or stop or hooks.should_save():
-                hooks.keep(Progress(state, window), accuracy)
-            if stop and step < ends[-1]:
+                hooks.keep(Progress(state, window), step in ends)
+            if stop and step < ends[-1] and not over:
                 return Outcome(state, stopped=True)
     return Outcome(state, stopped=False)
 
@@ -128,22 +130,22 @@ def window_ends(ends: Sequence[int]) -> set[int]:
     return found
 
 
-def evaluate(run: Run, state: TrainState, feed: Feed, step: int, epoch: float) -> Record:
-    """Loss and accuracy over every image of the test set, each counted once.
+def evaluate(run: Run, state: TrainState, feed: Feed, split: str, step: int, epoch: float) -> Record:
+    """Loss and accuracy over every image of the test set, or with `val` of those held out, each counted once.
 
     Raises:
         NonFiniteLossError: the loss is not finite: the last update was the one too many.
     """
     clock = Clock()
     sums: list[EvalSums] = []
-    for batch in put_ahead(feed.test(), run.put):
+    for batch in put_ahead(feed.val() if split == "val" else feed.test(), run.put):
         sums.append(run.eval_step(state, batch))
         jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
     loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
     if not np.isfinite(loss):
         raise NonFiniteLossError(step)
     clock.images = int(images)
-    return Record(step, epoch, "test", float(loss / images), float(correct / images), clock.rate())
+    return Record(step, epoch, split, float(loss / images), float(correct / images), clock.rate())
 
 
 def window_record(

@@ -145,6 +145,9 @@ class RegularConfig:
     ema: float | None = None
     """Keep a moving average of parameters and statistics with this decay, e.g. 0.99; it is what is evaluated and
     becomes the model. In the first updates the decay is (1 + t) / (10 + t), if that is less."""
+    patience: int | None = None
+    """With --holdout: end after so many epochs in a row whose held-out loss is not the lowest yet. The model is that of
+    the epoch with the lowest, also where --epochs end first."""
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "dropout"):
@@ -155,6 +158,10 @@ class RegularConfig:
         check(
             self.ema is None or 0 < self.ema < 1,
             f"--ema {self.ema}: must lie between 0 and 1, e.g. 0.99.",
+        )
+        check(
+            self.patience is None or self.patience >= 1,
+            f"--patience {self.patience}: must be at least 1, e.g. 3.",
         )
 
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Record(NamedTuple):
-    """A line of metrics.jsonl: means over a window of training steps, or over the whole test set."""
+    """A line of metrics.jsonl: means over a window of training steps, or over all test or held-out images."""
 
     step: int
     """Updates so far."""
     epoch: float
     """Times that the training set has been gone through so far."""
     split: str
-    """train or test."""
+    """train, test, or val for what --holdout keeps out of training; an epoch's last record is the test's."""
     loss: float
     """Nats."""
     accuracy: float
@@ -30,8 +30,8 @@ Watcher = Callable[[Record], None]
 
 
 def measured(record: Record) -> dict[str, float]:
-    """What a record holds besides its place; no update is skipped in a test."""
-    left_out = {"step", "split", "skipped" if record.split == "test" else ""}
+    """What a record holds besides its place; no update is skipped in an evaluation."""
+    left_out = {"step", "split", "skipped" if record.split != "train" else ""}
     return {name: value for name, value in record._asdict().items() if name not in left_out}
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxft.build import Run
+from jaxft.checks import check
 from jaxft.config import Config, differences
 from jaxft.config_file import to_json
 from jaxft.data.batches import epoch_ends
@@ -36,9 +37,14 @@ def check_config(before: Config, after: Config, *, force: bool) -> list[str]:
     """Lines that say what has changed since the run began.
 
     Raises:
-        UserError: something that changes the numbers, without `force`.
+        UserError: something that changes the numbers, without `force`; or what --patience goes by.
     """
     changed = differences(before, after)
+    check(
+        "--holdout" not in changed or after.regular.patience is None,
+        f"--resume: {changed.get('--holdout')}, and --patience chooses among all epochs by the same held-out images. "
+        "Leave the flag out, or start a new run with another --out.",
+    )
     free = FREE if after.sync_bn else FREE - {"--devices"}
     if set(changed) - free and not force:
         lines = "".join(f"\n  {line}" for line in changed.values())
@@ -52,11 +58,13 @@ def check_config(before: Config, after: Config, *, force: bool) -> list[str]:
 
 def data_facts(data: Data) -> dict[str, Any]:
     """What tells one data set from another, as JSON has it: each image's class, and the classes' names."""
+    labels = [each.labels for each in (data.train, data.test, data.val) if each is not None]
     return {
         "classes": list(data.class_names),
         "training images": len(data.train.labels),
         "test images": len(data.test.labels),
-        "labels": zlib.crc32(np.concatenate([data.train.labels, data.test.labels]).astype(np.int32).tobytes()),
+        **({} if data.val is None else {"held-out images": data.num_val}),
+        "labels": zlib.crc32(np.concatenate(labels).astype(np.int32).tobytes()),
     }
 
 

@@ -91,7 +91,8 @@ def read_run(path: Path) -> Listed:
 
 
 def finished_results(path: Path, flags: Mapping[str, Any]) -> Results | None:
-    """What summary.json says; None where there is none yet, or the run has been resumed since, with more epochs.
+    """What summary.json says; None where there is none yet, or the run has been resumed since, with more epochs
+    or another patience.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -102,7 +103,9 @@ def finished_results(path: Path, flags: Mapping[str, Any]) -> Results | None:
     told = read_object(summary)
     names = ("epochs", "best_accuracy", "final_accuracy", "train_images_per_second", "wall_seconds")
     results = Results(whole(told.get("steps")), *(number(told.get(name)) for name in names))
-    return results if (results.epochs or 0) >= (number(flags["--epochs"]) or 0) else None
+    patience = whole(told.get("stopped_by_patience"))
+    over = patience is not None and patience == flags["--patience"]
+    return results if over or (results.epochs or 0) >= (number(flags["--epochs"]) or 0) else None
 
 
 def results_of(records: Sequence[Record]) -> Results:

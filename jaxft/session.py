@@ -13,11 +13,12 @@ from orbax.checkpoint import CheckpointManager
 from jaxft import loop
 from jaxft.beside import compiling_evaluation
 from jaxft.build import Run
-from jaxft.checkpoint import NonFiniteStateError, latest_good, restore, save, wait
+from jaxft.checkpoint import NonFiniteStateError, latest_good, restore, restore_best, save, wait
 from jaxft.config import Config
 from jaxft.console import Display
 from jaxft.data.feed import Feed
 from jaxft.data.prepare import Data
+from jaxft.holdout import chosen, out_of_patience, score
 from jaxft.loop import Hooks, NonFiniteLossError, Progress
 from jaxft.model_file import describe_model, save_model
 from jaxft.options import Options
@@ -77,14 +78,14 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
     def seconds() -> float:
         return past.seconds + time.monotonic() - job.started
 
-    def keep(progress: Progress, accuracy: float | None) -> None:
+    def keep(progress: Progress, evaluated: bool) -> None:
         nonlocal last_saved
         if checkpoints is None:
             return
         told = about(config, job.facts, Past(records, progress.window, seconds()))
         # A state that is not finite is not kept: the next loss ends the run, in every process at the same step.
         with suppress(NonFiniteStateError):
-            save(checkpoints, progress.state, told, accuracy)
+            save(checkpoints, progress.state, told, score(records) if evaluated else None)
         last_saved = time.monotonic()
 
     def should_save() -> bool:
@@ -102,7 +103,14 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
                 feed,
                 images_per_step=config.images_per_step,
                 num_epochs=config.epochs,
-                hooks=Hooks(on_record, display.decoding, keep, should_save, should_stop),
+                hooks=Hooks(
+                    on_record,
+                    display.decoding,
+                    keep,
+                    should_save,
+                    should_stop,
+                    lambda: out_of_patience(records, config),
+                ),
                 window=past.window,
                 skip_nonfinite=config.on_nonfinite == "skip",
             )
@@ -114,10 +122,10 @@ def run_loop(job: Job, run: Run, feed: Feed, checkpoints: CheckpointManager | No
                 f"python -m jaxft.train --resume --out {shlex.quote(str(out))} goes on"
             )
             return Result(out, records, None)
-        summary = summarise(records, seconds(), run.devices)
+        summary = summarise(records, seconds(), run.devices, config)
         if checkpoints is not None:
             wait(checkpoints)  # The results can be made from it anew: where there is no room for both, it comes first.
-            write_results(job, outcome.state, records, summary)
+            write_results(job, best_state(outcome.state, records, config, checkpoints), records, summary)
     return Result(out, records, summary)
 
 
@@ -138,6 +146,20 @@ def carry_on(job: Job, run: Run, checkpoints: CheckpointManager | None) -> tuple
     if job.options.resume:
         job.display.resumed(int(run.state.step), past.records)
     return run, past
+
+
+def best_state(
+    state: TrainState, records: Sequence[Record], config: Config, checkpoints: CheckpointManager
+) -> TrainState:
+    """The state at the end of the epoch whose model is written.
+
+    Raises:
+        UserError: it is not the last epoch's, and its checkpoint is damaged.
+    """
+    held_out = chosen(records, config)
+    if held_out is None or held_out.step == int(state.step):
+        return state
+    return restore_best(checkpoints, held_out.step, state)
 
 
 def write_results(job: Job, state: TrainState, records: Sequence[Record], summary: dict[str, Any]) -> None:

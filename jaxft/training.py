@@ -25,7 +25,7 @@ from jaxft.data.counts import count_notes
 from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
-from jaxft.data.sources import Splits
+from jaxft.data.sources import Splits, with_held_out
 from jaxft.frozen import plan_features
 from jaxft.loop import Record
 from jaxft.options import Options
@@ -116,7 +116,11 @@ def train(
         facts["devices"] = len(devices)  # BatchNorm's statistics are then of a device's part of the batch.
     share = share_of(config.batch_size, accumulate=config.accumulate, num_devices=len(devices), own=own_places(devices))
     features = plan_features(
-        config, len(data.train.labels), len(data.test.labels), devices[0].platform, free_memory(own(devices))
+        config,
+        len(data.train.labels),
+        len(data.test.labels) + data.num_val,
+        devices[0].platform,
+        free_memory(own(devices)),
     )
     keep = features.num_views is not None
     report = display.say if is_first() else partial(print, file=sys.stderr)
@@ -163,12 +167,13 @@ def open_inputs(
             for line in check_config(read_config(out / "config.json"), config, force=options.force):
                 display.say(line)
     check_batch_size(config.batch_size, num_devices)
-    splits = open_splits(config, options.cache_folder) if splits is None else splits
+    whole = open_splits(config, options.cache_folder) if splits is None else splits
+    splits = with_held_out(whole, config.images.holdout)
     pretrained = load_pretrained(config.model, options.cache_folder)
     check_batch_fits(len(splits.train), config.batch_size, config.accumulate)
     if is_first():
         counts = count_notes(splits.train, balanced=config.balance != "none")
-        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+        for note in (*splits.notes, *counts, *leakage_notes(whole, shlex.quote(config.data))):
             display.say(note)
     return Inputs(out, splits, pretrained)
 

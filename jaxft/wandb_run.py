@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxft.config import Config
 from jaxft.config_file import to_json
 from jaxft.errors import UserError, reason
+from jaxft.holdout import out_of_patience
 from jaxft.records import Record, Watcher, measured
 from jaxft.run_folder import replace_text
 
@@ -64,11 +65,13 @@ def wandb_run(out: Path, config: Config, project: str, past: Sequence[Record], s
     # It takes no step back. The steps that a crash has lost here, and not there, come again and are the same.
     first = mark.step + 1 if run.offline else run.step
     tested, row = 0, {}
+    told: list[Record] = []
 
     def watch(record: Record) -> None:
         nonlocal tested, row
         row = {f"{name}/{record.split}": value for name, value in measured(record).items()} | row
-        if record.split == "train" and int(record.epoch) > tested:
+        told.append(record)
+        if record.split == "val" or (record.split == "train" and int(record.epoch) > tested):
             return  # The test is of the same step.
         tested += record.split == "test"
         if record.step >= first:
@@ -83,7 +86,7 @@ def wandb_run(out: Path, config: Config, project: str, past: Sequence[Record], s
         yield watch
     finally:
         try:
-            run.finish(exit_code=0 if tested >= config.epochs else 1)
+            run.finish(exit_code=0 if tested >= config.epochs or out_of_patience(told, config) else 1)
         except TimeoutError:
             again = f"--resume --out {shlex.quote(str(out))} --wandb {shlex.quote(project)}"
             say(f"{NAME} has not taken everything within {WAIT_SECONDS:g} seconds; {again} sends the rest")

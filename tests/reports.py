@@ -68,7 +68,7 @@ def write_run(out: Path, data: Path, accuracy: float, *, num_epochs: int = 4, im
         bias = -np.log(jaxft.load(out).predict(sorted(data.glob("train/*/*"))[:64])).mean(0)
     describe(out, config, names)
     write_records(out, found)
-    (out / "summary.json").write_text(json.dumps(summarise(found, 250.0, jax.local_devices())))
+    (out / "summary.json").write_text(json.dumps(summarise(found, 250.0, jax.local_devices(), config)))
     return out
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "checks", "host", "huge_pages", "fonts", "download", "data.augment_spec"),
-    *("optim_config", "config", "config_file", "records", "paths"),
+    *("optim_config", "config", "config_file", "records", "holdout", "paths"),
     *("cpu", "batch_norm", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),

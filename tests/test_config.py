@@ -4,7 +4,7 @@ import json
 import pytest
 
 from configs import PRESETS, preset
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, ScheduleConfig
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, RegularConfig, ScheduleConfig
 from jaxft.config_file import from_json, to_json
 from jaxft.errors import UserError
 
@@ -26,6 +26,12 @@ def test_json_keeps_every_field():
         on_nonfinite="skip",
     )
     assert from_json(to_json(config), "config.json") == config
+
+
+def test_the_config_of_a_run_that_knew_no_holdout_is_read():
+    values = json.loads(to_json(Config()))
+    del values["images"]["holdout"], values["regular"]["patience"]
+    assert from_json(json.dumps(values), "config.json") == Config()
 
 
 def test_whole_numbers_do_for_floats():
@@ -83,6 +89,13 @@ def test_json_errors_say_where_and_what(text, message):
         (lambda: ImageConfig(image_size=8), "--image-size 8: a ResNet needs at least 32"),
         (lambda: ImageConfig(canvas=100), "--canvas 100 is smaller than --image-size 224"),
         (lambda: ImageConfig(val_fraction=1.0), "--val-fraction 1.0: must lie between 0 and 1"),
+        (lambda: ImageConfig(holdout=1.0), "--holdout 1.0: must be at least 0 and below 1, e.g. 0.1."),
+        (lambda: ImageConfig(holdout=-0.1), "--holdout -0.1: must be at least 0 and below 1"),
+        (lambda: RegularConfig(patience=0), "--patience 0: must be at least 1, e.g. 3."),
+        (
+            lambda: Config(regular=RegularConfig(patience=3)),
+            "--patience 3 goes by the loss on held-out images, .* Pass --holdout 0.1 with it, or leave --patience out.",
+        ),
         (lambda: Config(epochs=0), "--epochs 0"),
         (lambda: Config(batch_size=0), "--batch-size 0"),
         (lambda: Config(accumulate=0), "--accumulate 0: must be at least 1, which updates after every batch."),

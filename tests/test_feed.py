@@ -24,7 +24,7 @@ from jaxft.data.feed import Feed, Streamed, mapped_feed, streamed_feed
 from jaxft.data.plan import Keep
 from jaxft.data.prepare import load_data, make_feed, stores
 from jaxft.data.resident import Store, take, take_eval
-from jaxft.data.sources import ArraySource, FileSource, Splits
+from jaxft.data.sources import ArraySource, FileSource, Splits, with_held_out
 from jaxft.errors import UserError
 from jaxft.loop import Hooks, Record, fit
 from pictures import photo_files, spoil
@@ -152,6 +152,24 @@ def test_a_closed_feed_leaves_no_thread(splits):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_held_out_comes_by_itself(splits, way, tmp_path):
+    """And the test set as without it."""
+    config = Config(images=IMAGES, input=way, batch_size=4)
+    plain, (_, test) = opened(splits, way, tmp_path / "cache"), whole_batches(*opened(splits, way, None), 0, 1)
+    apart = with_held_out(splits, 0.4)
+    data = load_data(apart, config, Keep(tmp_path / "cache", 10**9), 10**9, lambda *_: None)
+    feed, sets = make_feed(data, config, pytest.fail), stores(data)
+    assert (plain[0].num_val, list(plain[0].val())) == (0, [])
+    assert feed.num_val == 4
+    assert_same(whole_batches(feed, sets, 0, 1)[1], test)
+    held_out = whole_batches(feed._replace(test=feed.val), sets, 0, 1)[1]
+    assert apart.val is not None
+    expected = decode_set(apart.val, EvalCrop(32, "short"))
+    assert_same([batch.images for batch in held_out], [expected.images])
+    assert_same([batch.labels for batch in held_out], [expected.labels])
 
 
 # A share of each batch.

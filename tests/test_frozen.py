@@ -47,6 +47,9 @@ def splits() -> Splits:
     return Splits(train, test, ())
 
 
+HOLDOUT = ImageConfig(image_size=32, augment=("none",), holdout=0.3)
+
+
 def configured(freeze: str, *augment: str, cached_views: int | None = None, **changes) -> Config:
     images = ImageConfig(image_size=32, augment=augment or ("none",), cached_views=cached_views, skip_bad_images=True)
     config = dataclasses.replace(DEMO, images=images, batch_size=8, epochs=3, devices=1, precision="float32")
@@ -115,6 +118,8 @@ def test_the_two_parts_are_the_network(freeze, train):
         ("backbone", {"parallel": "pmap", "devices": 2, "input": "stream"}),
         ("backbone", {"accumulate": 2, "devices": 2, "batch_size": 4, "balance": "weights"}),
         ("backbone", {"balance": "sampler", "optim": OptimConfig("adamw")}),
+        ("backbone", {"images": HOLDOUT}),
+        ("layer3", {"images": HOLDOUT, "parallel": "pmap", "devices": 2, "input": "stream"}),
     ],
     ids=str,
 )

@@ -97,6 +97,24 @@ def test_features_that_are_kept_make_the_run_that_computes_them_anew(tmp_path, p
 
 
 @pytest.mark.slow
+def test_patience_ends_all_processes_and_a_resumed_run_at_the_same_step(tmp_path):
+    flags = (
+        *("--epochs", 9, "--precision", "float32", "--image-size", 32, "--augment", "none", "--lr", 0.01),
+        *("--holdout", 0.3, "--patience", 2),
+    )
+    for process in start_processes(2, 2, *flags, "--out", tmp_path / "two"):
+        ended(process)
+    held_out = losses(tmp_path / "two", "val")
+    best = held_out.index(min(held_out))
+    assert len(held_out) == best + 3 < 9
+    finished(*flags[2:], "--epochs", 9, "--out", tmp_path / "four", env=environment(4))
+    np.testing.assert_allclose(losses(tmp_path / "four", "val")[:2], held_out[:2], rtol=1e-3)
+    for process in start_processes(2, 2, "--resume", "--out", tmp_path / "two"):
+        ended(process)
+    assert losses(tmp_path / "two", "val") == held_out
+
+
+@pytest.mark.slow
 def test_a_stop_is_agreed_on_and_a_loss_is_noticed_and_both_are_carried_on(photos, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
     flags = (

@@ -56,7 +56,7 @@ def make_run(
     for step in saved:
         (path / "checkpoints" / str(step)).mkdir(parents=True)
     if finished:
-        replace_text(path / "summary.json", json.dumps(summarise(told, SECONDS, tuple(jax.devices()[:1]))))
+        replace_text(path / "summary.json", json.dumps(summarise(told, SECONDS, tuple(jax.devices()[:1]), config)))
     return path
 
 
@@ -86,7 +86,7 @@ def test_a_finished_run_has_the_figures_of_its_summary(tmp_path):
 
 def test_an_unfinished_run_has_the_figures_that_a_summary_would_have(tmp_path):
     run = read_run(make_run(tmp_path / "run", last=9, saved=[4, 7]))
-    told = summarise(records(last=9), SECONDS, tuple(jax.devices()[:1]))
+    told = summarise(records(last=9), SECONDS, tuple(jax.devices()[:1]), CONFIG)
     assert run.state == "stopped"
     assert run.results[2:5] == (told["best_accuracy"], told["final_accuracy"], told["train_images_per_second"])
     assert (run.results.step, run.results.epochs, run.results.seconds) == (9, 2.88, None)

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import jaxft
 from disks import on_a_disk
 from jaxft import wandb_run
-from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, RegularConfig
 from jaxft.config_file import to_json
 from jaxft.console import Display
 from jaxft.data import kitchen
@@ -203,6 +204,27 @@ def test_a_watcher_that_cannot_begin_or_end(how):
     assert line.startswith(f"Printer: {'KeyboardInterrupt' if how == 'interrupted' else 'full'}. It hears no more")
 
 
+def with_held_out(records: Sequence[Record]) -> list[Record]:
+    """Before each test a record of what is held out."""
+    found: list[Record] = []
+    for each in records:
+        found += [each._replace(split="val", loss=each.loss + 1)] * (each.split == "test") + [each]
+    return found
+
+
+HELD_OUT = replace(CONFIG, images=replace(CONFIG.images, holdout=0.1), regular=RegularConfig(patience=1))
+
+
+def test_tensorboard_has_what_is_held_out_beside_the_test(tmp_path):
+    told = with_held_out(RECORDS)
+    with event_files(tmp_path, HELD_OUT, told[:7]) as watch:
+        for each in told[7:]:
+            watch(each)
+    assert_shows(tmp_path, told)
+    expected = [(each.step, pytest.approx(each.loss, rel=1e-6)) for each in told if each.split == "val"]
+    assert shown(tmp_path, "val")["loss"] == expected
+
+
 # Weights & Biases. In processes of their own: it reads its settings once.
 
 KEY = "0" * 40
@@ -336,6 +358,25 @@ def test_wandb_is_told_of_what_it_lacks(tmp_path, monkeypatch):
             watch(each)
     assert logged == {step: row for step, row in expected(RECORDS).items() if step >= 5}
     assert ended == [0]
+
+
+@pytest.mark.parametrize(("losses", "status"), [((3.0, 1.0), 1), ((1.0, 3.0), 0)])
+def test_wandb_has_what_is_held_out_and_an_early_end_is_no_failure(tmp_path, monkeypatch, losses, status):
+    logged, ended = {}, []
+    server = SimpleNamespace(
+        offline=True,
+        log=lambda row, step, commit: logged.update({step: row}),
+        finish=lambda exit_code: ended.append(exit_code),
+    )
+    monkeypatch.setattr(wandb_run, "begin", lambda *_: server)
+    told = with_held_out([each for each in RECORDS if each.step <= 6])
+    told = [each._replace(loss=losses[each.step // 3 - 1]) if each.split == "val" else each for each in told]
+    with wandb_run.wandb_run(tmp_path, HELD_OUT, "insects", (), print) as watch:
+        for each in told:
+            watch(each)
+    assert logged == expected(told)
+    assert [logged[step]["loss/val"] for step in (3, 6)] == list(losses)
+    assert ended == [status]
 
 
 def test_wandb_that_takes_too_long_at_the_end(tmp_path, monkeypatch):

@@ -101,6 +101,10 @@ def parts_of(arms: Sequence[Arm], config: Config) -> dict[str, Sequence[Config]]
     Raises:
         UserError: an arm that cannot be with this config, or two that would be the same.
     """
+    check(
+        config.regular.patience is None,
+        f"--patience {config.regular.patience}: what is compared trains for the same number of epochs. Leave it out.",
+    )
     found: dict[str, Sequence[Config]] = {}
     for arm in arms:
         try:

@@ -6,6 +6,7 @@ of its share alone: batch t has the images `order(t)[share.train]`.
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -32,6 +33,11 @@ GATHERERS = 2  # Threads: one copies while the other waits for the disk.
 Batches = Generator[Any, None, None]
 
 
+def nothing() -> Batches:
+    """No batches."""
+    yield from ()
+
+
 class Streamed(NamedTuple):
     """A set that is decoded anew each time it is read."""
 
@@ -41,7 +47,7 @@ class Streamed(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """Batches on the host: `train(t)` from step t on, without end; `test()` the whole test set once. Close both."""
+    """Batches on the host: `train(t)` from step t on, without end; `test()` and `val()` a whole set once. Close all."""
 
     num_train: int
     num_test: int
@@ -51,10 +57,13 @@ class Feed(NamedTuple):
     """The most that training images take of the host's memory on their way, the batch being copied included."""
     once: "Once | None" = None
     """Where the batches are picks of features: the images of which these are made."""
+    num_val: int = 0
+    """Held-out images."""
+    val: Callable[[], Batches] = nothing
 
 
 class Once(NamedTuple):
-    """The images of both sets, each once: batches of rows with what is there; rows beyond a set fill the last batch."""
+    """The images of all sets, each once: batches of rows with what is there; rows beyond a set fill the last batch."""
 
     batch_size: int
     """Over all devices."""
@@ -62,10 +71,14 @@ class Once(NamedTuple):
     """(int32 [b], Batch)"""
     test: Callable[[], Batches]
     """(int32 [b], EvalBatch)"""
+    val: Callable[[], Batches]
+    """(int32 [b], EvalBatch)"""
 
 
-def resident_feed(num_train: int, num_test: int, order: Order, share: Share, draws: Order | None = None) -> Feed:
-    """Picks of stores that are on the devices already (see jaxft.data.resident).
+def resident_feed(
+    num_train: int, num_test: int, order: Order, share: Share, draws: Order | None = None, num_val: int = 0
+) -> Feed:
+    """Picks of stores that are on the devices already (see jaxft.data.resident); one has test, then held-out images.
 
     With `draws`, what each image's draws follow from is theirs, and not its place in the batch; so in all three ways.
     """
@@ -74,32 +87,43 @@ def resident_feed(num_train: int, num_test: int, order: Order, share: Share, dra
     def train(step: int) -> Batches:
         return _ahead(lambda t: Picks._make((order(t)[share.train], positions(t))), step, FOREVER, threads=1)
 
-    def test() -> Batches:
-        for step in range(num_eval_batches(num_test, share.eval_batch_size)):
-            yield EvalPicks._make(eval_rows(num_test, share, step))
+    def evaluated(first: int, num: int) -> Batches:
+        for step in range(num_eval_batches(num, share.eval_batch_size)):
+            rows, weights = eval_rows(num, share, step)
+            yield EvalPicks._make((first + rows, weights))
 
-    return Feed(num_train, num_test, train, test, host_bytes=0)
+    test, val = partial(evaluated, 0, num_test), partial(evaluated, num_test, num_val)
+    return Feed(num_train, num_test, train, test, host_bytes=0, num_val=num_val, val=val)
 
 
-def mapped_feed(train: Decoded, test: Decoded, order: Order, share: Share, draws: Order | None = None) -> Feed:
+def mapped_feed(
+    train: Decoded, test: Decoded, order: Order, share: Share, draws: Order | None = None, val: Decoded | None = None
+) -> Feed:
     """Batches gathered from decoded sets."""
-    num_test, positions = len(test.labels), _positions(draws, share)
+    positions = _positions(draws, share)
 
     def train_batch(step: int) -> Batch:
         rows = order(step)[share.train]
         return Batch._make((_gather(train.images, rows), train.sizes[rows], train.labels[rows], positions(step)))
 
-    def test_batch(step: int) -> EvalBatch:
-        rows, weights = eval_rows(num_test, share, step)
-        return EvalBatch._make((_gather(test.images, rows), test.labels[rows], weights))
+    def evaluated(data: Decoded) -> Batches:
+        num = len(data.labels)
+
+        def batch(step: int) -> EvalBatch:
+            rows, weights = eval_rows(num, share, step)
+            return EvalBatch._make((_gather(data.images, rows), data.labels[rows], weights))
+
+        return _ahead(batch, 0, num_eval_batches(num, share.eval_batch_size), threads=GATHERERS)
 
     held = 0 if isinstance(train.images, np.memmap) else train.images.nbytes
     return Feed(
         len(train.labels),
-        num_test,
+        len(test.labels),
         lambda step: _ahead(train_batch, step, FOREVER, threads=GATHERERS),
-        lambda: _ahead(test_batch, 0, num_eval_batches(num_test, share.eval_batch_size), threads=GATHERERS),
+        partial(evaluated, test),
         host_bytes=(BATCHES_AHEAD + 1 + GATHERERS) * len(share.train) * train.images[0].nbytes + held,
+        num_val=0 if val is None else len(val.labels),
+        val=nothing if val is None else partial(evaluated, val),
     )
 
 
@@ -109,16 +133,17 @@ def streamed_feed(
     order: Order,
     share: Share,
     draws: Order | None = None,
+    val: Streamed | None = None,
     *,
     skip_bad: bool = False,
     report: Callable[[str], None] = print,
 ) -> Feed:
     """Batches decoded on the fly, on all cores.
 
-    With `skip_bad`, the place of a training image that cannot be decoded is taken by the next one that can, a test
-    image is left out, and `report` is told, once an image; otherwise a UserError ends the run.
+    With `skip_bad`, the place of a training image that cannot be decoded is taken by the next one that can, one of
+    another set is left out, and `report` is told, once an image; otherwise a UserError ends the run.
     """
-    num_train, num_test, positions = len(train.labels), len(test.labels), _positions(draws, share)
+    num_train, positions = len(train.labels), _positions(draws, share)
     told: set[str] = set()
 
     def read(data: Streamed, i: int) -> Photo:
@@ -143,10 +168,10 @@ def streamed_feed(
             raise UserError("none of the training images can be decoded. Mend them, or pass another --data.")
         return found
 
-    def test_photo(nth: int) -> Photo:
+    def eval_photo(data: Streamed, nth: int) -> Photo:
         step, own = divmod(nth, len(share.test))
         row = step * share.eval_batch_size + int(share.test[own])
-        return read(test, row) if row < num_test else FILLING
+        return read(data, row) if row < len(data.labels) else FILLING
 
     def train_batches(step: int) -> Batches:
         num = len(share.train)
@@ -154,9 +179,10 @@ def streamed_feed(
             pixels, sizes, labels, _, _ = zip(*photos, strict=True)
             yield Batch._make((np.stack(pixels), np.array(sizes, np.int32), np.array(labels, np.int32), positions(t)))
 
-    def test_batches() -> Batches:
-        num, size = len(share.test), test.recipe.size
-        for photos in _grouped(test_photo, 0, num * num_eval_batches(num_test, share.eval_batch_size), num):
+    def evaluated(data: Streamed) -> Batches:
+        num, size = len(share.test), data.recipe.size
+        stop = num * num_eval_batches(len(data.labels), share.eval_batch_size)
+        for photos in _grouped(partial(eval_photo, data), 0, stop, num):
             images, labels = np.zeros((num, size, size, 3), np.uint8), np.zeros(num, np.int32)
             weights = np.zeros(num, np.float32)
             for place, photo in enumerate(photos):
@@ -165,7 +191,15 @@ def streamed_feed(
             yield EvalBatch._make((images, labels, weights))
 
     host_bytes = (2 * len(share.train) + AHEAD * num_cores()) * 3 * train.recipe.size**2
-    return Feed(num_train, num_test, train_batches, test_batches, host_bytes)
+    return Feed(
+        num_train,
+        len(test.labels),
+        train_batches,
+        partial(evaluated, test),
+        host_bytes,
+        num_val=0 if val is None else len(val.labels),
+        val=nothing if val is None else partial(evaluated, val),
+    )
 
 
 def read_once(feed: Feed, share: Share) -> Once:
@@ -178,7 +212,12 @@ def read_once(feed: Feed, share: Share) -> Once:
             for step, batch in enumerate(islice(batches, num_eval_batches(num_images, size))):
                 yield step * size + share.test, batch
 
-    return Once(size, lambda: numbered(feed.train(0), feed.num_train), lambda: numbered(feed.test(), feed.num_test))
+    return Once(
+        size,
+        lambda: numbered(feed.train(0), feed.num_train),
+        lambda: numbered(feed.test(), feed.num_test),
+        lambda: numbered(feed.val(), feed.num_val),
+    )
 
 
 def _positions(draws: Order | None, share: Share) -> Callable[[int], Rows]:

@@ -19,28 +19,34 @@ from jaxft.data.batches import (
     shuffled_order,
     view_order,
 )
-from jaxft.data.canvas import Canvas, Decoded, EvalCrop, canvas_size, decode_set
+from jaxft.data.canvas import Canvas, Decoded, EvalCrop, Recipe, canvas_size, decode_set
 from jaxft.data.feed import Feed, Streamed, mapped_feed, read_once, resident_feed, streamed_feed
 from jaxft.data.plan import WAYS, Keep, Plan, plan_input
 from jaxft.data.resident import Store
-from jaxft.data.sources import ArraySource, Splits, labels_of
+from jaxft.data.sources import Source, Splits, in_memory, labels_of
 from jaxft.processes import agreed, check_same, exchange, sharing
 
 
 class Data(NamedTuple):
-    """A data set: canvases to train on and crops to test on, and lines that the user should read."""
+    """A data set: canvases to train on, crops to test and to choose on, and lines that the user should read."""
 
     train: Decoded | Streamed
     test: Decoded | Streamed
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     plan: Plan
+    val: Decoded | Streamed | None = None
+
+    @property
+    def num_val(self) -> int:
+        """Held-out images."""
+        return 0 if self.val is None else len(self.val.labels)
 
 
 def load_data(
     splits: Splits, config: Config, keep: Keep, device_bytes: int, progress: Callable[[str, int, int], None]
 ) -> Data:
-    """Plan how the run is fed and decode both splits, unless they are streamed.
+    """Plan how the run is fed and decode all splits, unless they are streamed.
 
     `device_bytes` are free on each device; `progress(what, done, total)` is called as images are decoded.
 
@@ -48,30 +54,28 @@ def load_data(
         UserError: as `decode_set` and `plan_input`.
     """
     images = config.images
-    recipes = (
-        Canvas(images.canvas or canvas_size(splits.train, images.image_size)),
-        EvalCrop(images.image_size, images.eval_resize),
-    )
-    sources = (splits.train, splits.test)
+    canvas = Canvas(images.canvas or canvas_size(splits.train, images.image_size))
+    crop = EvalCrop(images.image_size, images.eval_resize)
+    sets: dict[str, tuple[Source, Recipe]] = {"training": (splits.train, canvas), "test": (splits.test, crop)}
+    if splits.val is not None:
+        sets["held-out"] = (splits.val, crop)
     share = sharing()
-    # Arrays are there already: to decode them costs less than a cache or the other processes would.
-    if isinstance(splits.train, ArraySource):
+    # To decode arrays costs less than a cache or the other processes would.
+    if in_memory(splits.train):
         keep, share = keep._replace(folder=None), None
-    num_bytes = sum(len(source) * 3 * recipe.size**2 for source, recipe in zip(sources, recipes, strict=True))
+    num_bytes = sum(len(source) * 3 * recipe.size**2 for source, recipe in sets.values())
     plan = most_careful(agreed(lambda: plan_input(config.input, num_bytes, device_bytes, keep)))
     check_same(
         {
-            "training images": len(splits.train),
-            "test images": len(splits.test),
+            **{f"{what} images": len(source) for what, (source, _) in sets.items()},
             "classes": splits.train.class_names,
-            "pixels kept of each image": [recipe.size for recipe in recipes],
+            "pixels kept of each image": [canvas.size, crop.size],
         }
     )
     if plan.way == "stream":
-        train = Streamed(splits.train, recipes[0], labels_of(splits.train))
-        test = Streamed(splits.test, recipes[1], labels_of(splits.test))
-        return Data(train, test, splits.train.class_names, (), plan)
-    train, test = (
+        train, test, *val = (Streamed(source, recipe, labels_of(source)) for source, recipe in sets.values())
+        return Data(train, test, splits.train.class_names, (), plan, *val)
+    train, test, *val = decoded = [
         decode_set(
             source,
             recipe,
@@ -81,10 +85,11 @@ def load_data(
             progress=partial(progress, f"decoding {what} images"),
             sharing=share,
         )
-        for source, recipe, what in zip(sources, recipes, ("training", "test"), strict=True)
-    )
-    skipped = [f"skipped {line}" for line in (*train.skipped, *test.skipped)]
-    return Data(train, test, splits.train.class_names, (*train.notes, *test.notes, *skipped), plan)
+        for what, (source, recipe) in sets.items()
+    ]
+    notes = [line for each in decoded for line in each.notes]
+    skipped = [f"skipped {line}" for each in decoded for line in each.skipped]
+    return Data(train, test, splits.train.class_names, (*notes, *skipped), plan, *val)
 
 
 def most_careful(plan: Plan) -> Plan:
@@ -121,10 +126,10 @@ def make_feed(
     if features:
         in_turn = order_of_the_set(num_train, config.batch_size)
         feed = host_feed(data, config, report, in_turn, share._replace(train=share.test))
-        picks = resident_feed(num_train, len(data.test.labels), draws or order, share)
+        picks = resident_feed(num_train, len(data.test.labels), draws or order, share, num_val=data.num_val)
         return picks._replace(once=read_once(feed, share), host_bytes=feed.host_bytes)
     if data.plan.way == "resident":
-        return resident_feed(num_train, len(data.test.labels), order, share, draws)
+        return resident_feed(num_train, len(data.test.labels), order, share, draws, data.num_val)
     return host_feed(data, config, report, order, share, draws)
 
 
@@ -137,13 +142,13 @@ def host_feed(
     draws: Order | None = None,
 ) -> Feed:
     """Batches of images themselves."""
-    match data.train, data.test:
-        case Decoded() as train, Decoded() as test:
-            return mapped_feed(train, test, order, share, draws)
-        case Streamed() as train, Streamed() as test:
+    match data.train, data.test, data.val:
+        case Decoded() as train, Decoded() as test, (Decoded() | None) as val:
+            return mapped_feed(train, test, order, share, draws, val)
+        case Streamed() as train, Streamed() as test, (Streamed() | None) as val:
             skip_bad = config.images.skip_bad_images
-            return streamed_feed(train, test, order, share, draws, skip_bad=skip_bad, report=report)
-    raise AssertionError("both sets are streamed, or neither is")
+            return streamed_feed(train, test, order, share, draws, val, skip_bad=skip_bad, report=report)
+    raise AssertionError("all sets are streamed, or none is")
 
 
 def loss_weights(data: Data, config: Config) -> Float[np.ndarray, " k"] | None:
@@ -152,8 +157,10 @@ def loss_weights(data: Data, config: Config) -> Float[np.ndarray, " k"] | None:
 
 
 def stores(data: Data) -> tuple[Store, Store] | None:
-    """What goes into device memory before a resident run: the training and the test set."""
-    match data.train, data.test:
-        case Decoded() as train, Decoded() as test if data.plan.way == "resident":
+    """What goes into device memory before a resident run: the training set, and the test set with what is held out."""
+    match data.train, data.test, data.val:
+        case Decoded() as train, Decoded() as test, None if data.plan.way == "resident":
             return Store._make(train[:3]), Store._make(test[:3])
+        case Decoded() as train, Decoded() as test, Decoded() as val if data.plan.way == "resident":
+            return Store._make(train[:3]), Store._make(map(np.concatenate, zip(test[:3], val[:3], strict=True)))
     return None

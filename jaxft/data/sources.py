@@ -142,6 +142,8 @@ class Splits(NamedTuple):
     test: Source
     notes: tuple[str, ...] = ()
     """Lines that the user should read, such as how the test set was split off."""
+    val: Source | None = None
+    """Held out of training, to choose by (see `with_held_out`)."""
 
 
 def split_source(source: Source, *, where: str, lacks: str, val_fraction: float, seed: int) -> Splits:
@@ -164,6 +166,23 @@ def hold_out(source: Source, fraction: float) -> tuple[Subset, Subset]:
         UserError: a class of one image.
     """
     return parted(source, fraction, HOLD_OUT_SEED, "to train on", "training and what is held out")
+
+
+def with_held_out(splits: Splits, fraction: float) -> Splits:
+    """The splits with this share of each training class apart, as `val`; with 0 as they are.
+
+    Raises:
+        UserError: a class of one image.
+    """
+    if not fraction:
+        return splits
+    train, val = hold_out(splits.train, fraction)
+    return splits._replace(train=train, val=val)
+
+
+def in_memory(source: Source) -> bool:
+    """Whether the images are arrays already, so that to decode them costs less than to keep what is decoded."""
+    return isinstance(source.source if isinstance(source, Subset) else source, ArraySource)
 
 
 def parted(source: Source, fraction: float, seed: int, where: str, parts: str) -> tuple[Subset, Subset]:

@@ -17,7 +17,7 @@ from jaxft.data.check import bars
 from jaxft.data.feed import Streamed
 from jaxft.data.load import open_splits
 from jaxft.data.plan import Keep, plan_input
-from jaxft.data.sources import ArraySource, Splits, labels_of
+from jaxft.data.sources import Splits, in_memory, labels_of, with_held_out
 from jaxft.download import cache_folder
 from jaxft.errors import UserError, run_command
 from jaxft.model_file import model_path, read_description
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = replace(config, data=arguments.data or config.data)
     cache_dir = arguments.cache_dir or cache_folder()
     keep_compiled(cache_dir)
-    splits = open_splits(config, cache_dir)
+    splits = with_held_out(open_splits(config, cache_dir), config.images.holdout)
     check_classes(config.data, splits.test.class_names, class_names)
     train, test = read(splits, config, Keep(cache_dir / "decoded", LIMIT_BYTES))
     print(f"written to {write_report(folder, train, test, arguments.out)}")
@@ -91,7 +91,7 @@ def read(splits: Splits, config: Config, keep: Keep) -> tuple[Split, Split]:
         decoded = decode_set(
             splits.test,
             crop,
-            cache_dir=None if isinstance(splits.test, ArraySource) else keep.folder,
+            cache_dir=None if in_memory(splits.test) else keep.folder,
             cache_limit=keep.limit,
             skip_bad=images.skip_bad_images,
             progress=show,

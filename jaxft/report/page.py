@@ -99,13 +99,13 @@ def head(run: Finished, scored: Scored) -> dict[str, Any]:
 
 def curves(records: Sequence[Record]) -> dict[str, Any]:
     """Both charts, and their numbers at the end of each epoch."""
-    train, test = ([record for record in records if record.split == split] for split in ("train", "test"))
+    train, test, val = ([record for record in records if record.split == each] for each in ("train", "test", "val"))
 
     def series(field: str) -> Sequence[Series]:
         return [
             Series(name, [record.epoch for record in own], [getattr(record, field) for record in own], marked=marked)
-            for name, own, marked in (("training", train, False), ("test", test, True))
-            if own  # A short run may have left out every update.
+            for name, own, marked in (("training", train, False), ("test", test, True), ("held out", val, True))
+            if own  # A short run may have left out every update, and most hold nothing out.
         ]
 
     before = [[record for record in train if record.step <= tested.step] for tested in test]
@@ -114,7 +114,11 @@ def curves(records: Sequence[Record]) -> dict[str, Any]:
             series("accuracy"), title="Accuracy", x_label="epoch", y_with=(0.9, 1), is_share=True
         ),
         "loss_chart": line_chart(series("loss"), title="Loss", x_label="epoch", y_with=(0, 0.1)),
-        "epochs": [(tested, windows[-1] if windows else None) for tested, windows in zip(test, before, strict=True)],
+        "epochs": [
+            (tested, windows[-1] if windows else None, held_out)
+            for tested, windows, held_out in zip(test, before, val or [None] * len(test), strict=True)
+        ],
+        "held_out": bool(val),
     }
 
 
