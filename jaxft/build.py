@@ -1,7 +1,6 @@
 """From a config and pretrained variables to everything that the loop runs: model, optimizer, state, compiled steps."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from jaxft.config import Config, ModelConfig, OptimConfig
+from jaxft.config import Config, ModelConfig
 from jaxft.course import Course, Part
 from jaxft.data.augment import Augment, Batch, check_pairs, make_augment
 from jaxft.data.augment_spec import mixes
@@ -18,7 +17,7 @@ from jaxft.data.resident import Picks, Store, eval_from_store, train_from_store
 from jaxft.errors import UserError
 from jaxft.features import as_they_are, frozen_part, make_test_fill, make_training_fill, top_of
 from jaxft.head import Head, Row, match_rows, reuse, xavier
-from jaxft.optim import make_optimizer, rate_labels
+from jaxft.optim import Number, make_optimizer, rate_labels
 from jaxft.parallel import (
     Devices,
     all_devices,
@@ -30,7 +29,6 @@ from jaxft.parallel import (
 )
 from jaxft.processes import from_first
 from jaxft.resnet import ResNet, frozen_stages, make_resnet
-from jaxft.schedule import Schedule
 from jaxft.step import AXIS, Metrics, TrainState, init_state, make_eval_step, make_train_step
 
 
@@ -108,8 +106,8 @@ def build(
     check_batch_size(config.batch_size, len(devices))
     if mixes(config.images.augment):
         check_pairs(config.batch_size, len(devices))
-    model = _network(config, len(class_names), devices[0].platform)
-    init_key, train_key = _two_keys(jax.random.key(config.seed))
+    model = network_of(config, len(class_names), devices[0].platform)
+    init_key, train_key = run_keys(config.seed)
     variables, head_rows = initial_variables(config.model, model, class_names, pretrained, init_key)
     labels = rate_labels(variables["params"], model.frozen)
     if augment is None:
@@ -127,12 +125,13 @@ def build(
 
     def train_step(part: Part) -> Callable:
         network = above.clone(frozen=(*model.frozen, *part.waiting))
-        tx = _optimizer(config.optim, labels, course.schedule, part)
-        step = _train_step(config, network, tx, augment if features is None else as_they_are, weights)
+        tx = make_optimizer(part.of(config.optim), labels, course.schedule, held=part.waiting)
+        smoothing = config.regular.label_smoothing or None
+        step = train_step_of(config, network, tx, augment if features is None else as_they_are, weights, smoothing)
         return compiled(step, train_from_store, training, donate=True)
 
     first, *later = course.parts
-    tx = _optimizer(config.optim, labels, course.schedule, first)
+    tx = make_optimizer(first.of(config.optim), labels, course.schedule, held=first.waiting)
     state = init_state(variables["params"], variables["batch_stats"], tx, average=config.regular.ema is not None)
     return Run(
         model=model,
@@ -149,7 +148,8 @@ def build(
     )
 
 
-def _network(config: Config, num_classes: int, platform: str) -> ResNet:
+def network_of(config: Config, num_classes: int, platform: str) -> ResNet:
+    """The network of a run on devices of a platform."""
     return make_resnet(
         config.model.arch,
         num_classes=num_classes,
@@ -162,24 +162,24 @@ def _network(config: Config, num_classes: int, platform: str) -> ResNet:
     )
 
 
-def _optimizer(config: OptimConfig, labels: Any, schedule: Schedule | None, part: Part) -> optax.GradientTransformation:
-    """That of a part of a run; its state has the same shape in all of them."""
-    own = config if part.new_head else replace(config, head_lr_mult=1.0)
-    return make_optimizer(own, labels, schedule, held=part.waiting)
-
-
-def _train_step(
-    config: Config, model: ResNet, tx: optax.GradientTransformation, augment: Augment, weights: Any
+def train_step_of(
+    config: Config,
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    augment: Augment,
+    class_weights: Any,
+    label_smoothing: Number | None,
 ) -> Callable:
+    """The training step of a run, as one device sees it."""
     return make_train_step(
         model,
         tx,
         augment,
-        weights,
+        class_weights,
         accumulate=config.accumulate,
         redraw=config.num_views is None,
         skip_nonfinite=config.on_nonfinite == "skip",
-        label_smoothing=config.regular.label_smoothing or None,
+        label_smoothing=label_smoothing,
         ema=config.regular.ema,
     )
 
@@ -197,6 +197,11 @@ def _frozen(
     )
 
 
+def run_keys(seed: int) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """What a run draws its new parameters from, and what its steps draw from."""
+    return _two_keys(jax.random.key(seed))
+
+
 @jax.jit
 def _two_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     init_key, train_key = jax.random.split(key)
@@ -207,7 +212,7 @@ class Stored(NamedTuple):
     """A compiled step, called and lowered without the store that it takes last."""
 
     step: Any
-    store: Store
+    store: Store | None
 
     def __call__(self, *arguments: Any) -> Any:
         """With the store, as the step has it."""

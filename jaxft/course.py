@@ -1,12 +1,13 @@
 """The course of a run: which stages train from which update on, and how the learning rates change."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from jaxft.config import Config
+from jaxft.config import Config, OptimConfig
 from jaxft.data.batches import epoch_ends
 from jaxft.optim_config import STAGES, ScheduleConfig
 from jaxft.resnet import frozen_stages
@@ -22,6 +23,10 @@ class Part(NamedTuple):
     """Stages that do not train yet, from the image upward, beside the frozen ones."""
     new_head: bool = True
     """The head learns at its own rate, and not at the body's."""
+
+    def of(self, config: OptimConfig) -> OptimConfig:
+        """The optimizer's config in this part; its state has the same shape in all of them."""
+        return config if self.new_head else replace(config, head_lr_mult=1.0)
 
 
 class Course(NamedTuple):

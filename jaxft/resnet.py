@@ -179,6 +179,12 @@ def dropped(x: Float[Array, "b c"], share: float, keys: Key[Array, " b"]) -> Flo
     return jnp.where(kept, x / (1 - share), 0)
 
 
+def stage_of(name: str) -> str:
+    """The stage of a parameter or a statistic by its name: `layer1_0/bn1/mean` is of layer1; fc is the head."""
+    module = name.split("/", 1)[0]
+    return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(module, module.split("_", 1)[0])
+
+
 def stages_after(after: str | None) -> tuple[str, ...]:
     """The stages above one; above "pooled" there is none."""
     if after is None:

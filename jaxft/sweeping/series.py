@@ -1,0 +1,249 @@
+"""Members trained to their end: in chunks that fit the devices, or in rungs that leave fewer and fewer of them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jaxft.config import Config
+from jaxft.loop import IN_FLIGHT
+from jaxft.parallel import put_ahead
+from jaxft.step import EvalSums, TrainState, variables_of
+from jaxft.sweeping.groups import Group, Inputs, open_group, structures
+
+Figures = Float[np.ndarray, "3 s m"]
+
+
+class Epoch(NamedTuple):
+    """A member after an epoch."""
+
+    train_loss: float
+    """Nats; the mean over its updates."""
+    loss: float
+    """Nats, on the held-out images."""
+    accuracy: float
+    """0 to 1, on the held-out images."""
+
+
+class Member(NamedTuple):
+    """A recipe with a seed, and how it went, epoch by epoch: fewer of them where it was given up."""
+
+    recipe: int
+    """Its place among the configs."""
+    seed: int
+    epochs: Sequence[Epoch]
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """Held-out accuracy, then minus the loss; of one that diverged the lowest there is."""
+        last = self.epochs[-1]
+        return (last.accuracy, -last.loss) if math.isfinite(last.loss) else (-1.0, -math.inf)
+
+
+class Trained(NamedTuple):
+    """A member and its network's variables, on the host."""
+
+    member: Member
+    variables: Any
+
+
+class Chunk(NamedTuple):
+    """Members that train together, by the places of their seeds and recipes in a group."""
+
+    seeds: Sequence[int]
+    recipes: Sequence[int]
+    """Some twice, where the devices have room for more."""
+    num_recipes: int
+    """So many of them count."""
+
+
+class Standing(NamedTuple):
+    """A chunk so far."""
+
+    state: TrainState
+    step: int
+    epochs: Sequence[Figures]
+    """[3, s, m] each: an Epoch's figures."""
+
+
+class Paused(NamedTuple):
+    """A member between two rungs, on the host."""
+
+    leaves: Sequence[Any]
+    """Of its state, those that are its own."""
+    trained: Trained
+
+
+def train_members(
+    configs: Sequence[Config],
+    seeds: Sequence[int],
+    inputs: Inputs,
+    *,
+    halving: int | None = None,
+    known: Callable[[int, int], bool] = lambda *_: False,
+    on_epoch: Callable[[int], None] = lambda _: None,
+) -> Iterator[Sequence[Trained]]:
+    """Train each config with each seed; those that have ended are given as soon as they have.
+
+    Args:
+        configs: those that differ in numbers alone train as one program; their own seeds do not count.
+        seeds: of each config.
+        inputs: what they are trained on.
+        halving: at each of `rungs`, leave one in so many of the recipes.
+        known: whether a config, by its place, is done with a seed already; not with `halving`.
+        on_epoch: is told how many members have been trained for one more epoch.
+
+    Raises:
+        UserError: as `jaxft.train` does for one of the configs.
+    """
+    for places, of_seeds in structures(configs, seeds):
+        if all(known(place, seed) for place in places for seed in of_seeds):
+            continue
+        group = open_group([configs[i] for i in places], places, of_seeds, inputs)
+        if halving is None:
+            yield from in_chunks(group, known, on_epoch)
+        else:
+            yield from in_rungs(group, halving, on_epoch)
+
+
+def in_chunks(
+    group: Group, known: Callable[[int, int], bool], on_epoch: Callable[[int], None]
+) -> Iterator[Sequence[Trained]]:
+    """Every member from its start to its end."""
+    for chunk in chunks(group, range(len(group.configs))):
+        if not all(known(group.places[m], group.seeds[s]) for s in chunk.seeds for m in chunk.recipes):
+            standing = begin(group, chunk)
+            yield trained(group, chunk, advance(group, chunk, standing, len(group.ends), on_epoch))
+
+
+def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Iterator[Sequence[Trained]]:
+    """All recipes for a few epochs, the better part of them for more, and so on: successive halving.
+
+    Source: Jamieson and Talwalkar, arXiv:1502.07943. A recipe's rank is by the mean over its seeds.
+    """
+    left: Sequence[int] = range(len(group.configs))
+    paused: dict[tuple[int, int], Paused] = {}
+    for num_epochs, num_left in rungs(len(group.ends), len(left), halving):
+        for chunk in chunks(group, left):
+            standing = go_on(group, chunk, paused) if paused else begin(group, chunk)
+            standing = advance(group, chunk, standing, num_epochs, on_epoch)
+            members, own = trained(group, chunk, standing), jax.device_get(group.program.own_leaves(standing.state))
+            for (i, j), member in zip(np.ndindex(len(chunk.seeds), chunk.num_recipes), members, strict=True):
+                paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], member)
+        ranked = by_mean_score(left, paused)
+        yield [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
+        left = sorted(ranked[:num_left])
+    yield [each.trained for each in paused.values()]
+
+
+def by_mean_score(recipes: Sequence[int], paused: Mapping[tuple[int, int], Paused]) -> list[int]:
+    """Recipes, the best first, by the mean over their seeds."""
+    scores = {j: np.mean([each.trained.member.score for (_, k), each in paused.items() if k == j], 0) for j in recipes}
+    return sorted(recipes, key=lambda j: tuple(scores[j]), reverse=True)
+
+
+def rungs(num_epochs: int, num_recipes: int, halving: int) -> list[tuple[int, int]]:
+    """After so many epochs, so many recipes are left; at the last rung, the end, all that are there.
+
+    The last rung but one is at one part in `halving` of the epochs, rounded, the one before at one part of that.
+    """
+    found: dict[int, int] = {}
+    parts = num_epochs / halving
+    while round(parts) >= 1 and len(found) < math.log(num_recipes, halving):
+        found[round(parts)] = 0
+        parts /= halving
+    for epoch in sorted(found):
+        num_recipes = math.ceil(num_recipes / halving)
+        found[epoch] = num_recipes
+    return [*sorted(found.items()), (num_epochs, num_recipes)]
+
+
+def chunks(group: Group, recipes: Sequence[int]) -> Iterator[Chunk]:
+    """The members in parts that train together, all with as many recipes, so that one program does."""
+    seeds_at_once, width = group.at_once
+    wide = -(-min(width, len(recipes)) // len(group.program.devices)) * len(group.program.devices)
+    for m in range(0, len(recipes), wide):
+        part = list(recipes[m : m + wide])
+        filled = [*part, *[part[-1]] * (wide - len(part))]
+        for s in range(0, len(group.seeds), seeds_at_once):
+            yield Chunk(range(len(group.seeds))[s : s + seeds_at_once], filled, len(part))
+
+
+def begin(group: Group, chunk: Chunk) -> Standing:
+    """A chunk at its start."""
+    return Standing(group.program.start([group.seeds[s] for s in chunk.seeds], len(chunk.recipes)), 0, [])
+
+
+def go_on(group: Group, chunk: Chunk, paused: Mapping[tuple[int, int], Paused]) -> Standing:
+    """A chunk where its members were."""
+    rows = [[paused[s, m] for m in chunk.recipes] for s in chunk.seeds]
+    leaves = [
+        np.stack([np.stack([each.leaves[k] for each in row]) for row in rows]) for k in range(len(rows[0][0].leaves))
+    ]
+    figures = np.array([[each.trained.member.epochs for each in row] for row in rows])  # [s, m, epochs, 3]
+    epochs = list(figures.transpose(2, 3, 0, 1))
+    step = group.ends[len(epochs) - 1]
+    return Standing(group.program.with_own_leaves(begin(group, chunk).state, step, leaves), step, epochs)
+
+
+def advance(
+    group: Group, chunk: Chunk, standing: Standing, num_epochs: int, on_epoch: Callable[[int], None]
+) -> Standing:
+    """The chunk after so many epochs, evaluated after each."""
+    program, (state, step, epochs) = group.program, standing
+    epochs, keys = list(epochs), group.keys[np.array(chunk.seeds)]
+    recipes = {phase.first_step: program.put_recipes(phase, chunk.recipes) for phase in program.phases}
+    with ExitStack() as stack:
+        feeds = [stack.enter_context(closing(group.feeds[s].train(step))) for s in chunk.seeds]
+        batches = put_ahead(map(stacked, zip(*feeds, strict=True)), program.put)
+        while len(epochs) < num_epochs:
+            losses: list[Any] = []
+            while step < group.ends[len(epochs)]:
+                phase = program.phase_at(step)
+                state, loss = phase.step(state, next(batches), keys, recipes[phase.first_step])
+                losses.append(loss)
+                step += 1
+                jax.block_until_ready(losses[-1 - IN_FLIGHT : -IN_FLIGHT])
+            epochs.append(np.stack([np.mean(jax.device_get(losses), 0), *evaluate(group, state)]))
+            on_epoch(len(chunk.seeds) * chunk.num_recipes)
+    return Standing(state, step, epochs)
+
+
+def stacked(batches: Sequence[Any]) -> Any:
+    """A batch a seed, as one."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def evaluate(group: Group, state: TrainState) -> tuple[Any, Any]:
+    """Loss and accuracy over every held-out image, [s, m] each."""
+    sums: list[EvalSums] = []
+    with closing(group.tests()) as tests:
+        for batch in put_ahead(tests, group.program.put):
+            sums.append(group.program.eval_step(state, batch))
+            jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
+    loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
+    return loss / images, correct / images
+
+
+def trained(group: Group, chunk: Chunk, standing: Standing) -> list[Trained]:
+    """The chunk's members, seed by seed."""
+    variables, owned = jax.device_get(variables_of(standing.state)), variables_of(group.program.owned)
+
+    def own(i: int, j: int) -> Any:
+        return jax.tree.map(lambda mine, leaf: leaf[i, j] if mine else leaf, owned, variables)
+
+    return [
+        Trained(
+            Member(
+                group.places[chunk.recipes[j]],
+                group.seeds[chunk.seeds[i]],
+                [Epoch(*map(float, figures[:, i, j])) for figures in standing.epochs],
+            ),
+            own(i, j),
+        )
+        for i, j in np.ndindex(len(chunk.seeds), chunk.num_recipes)
+    ]
