@@ -1,8 +1,9 @@
 """What a run is: frozen dataclasses, checked where they are made. No JAX in here."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxft.checks import check, check_choices
 from jaxft.data.augment_spec import mixes, parse_augment
@@ -238,3 +239,23 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}
     return flat
+
+
+def swept_flags() -> list[str]:
+    """Flags that hold a number or a choice, but for the seed: those that a sweep may give several values."""
+    return [f"--{name.replace('_', '-')}" for name, hint in _hints(Config) if _is_scalar(hint) and name != "seed"]
+
+
+def _hints(cls: type) -> Iterator[tuple[str, Any]]:
+    """Fields by name with their types, those of nested configs among them."""
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _hints(hint)  # pyright: ignore[reportArgumentType]
+        else:
+            yield name, hint
+
+
+def _is_scalar(hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return True
+    return {float, int} & set(get_args(hint) or (hint,)) != set()

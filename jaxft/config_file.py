@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -38,6 +39,22 @@ def read_config(path: Path) -> Config:
         return from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: cannot be read ({error}). Pass the config.json of a run folder.") from None
+
+
+def with_flags(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some flags.
+
+    Raises:
+        UserError: a flag that there is not, or a value that it cannot have.
+    """
+    tree = json.loads(to_json(config))
+    for flag, value in values.items():
+        name = flag.removeprefix("--").replace("-", "_")
+        holder = next((part for part in (tree, *tree.values()) if isinstance(part, dict) and name in part), None)
+        check(holder is not None, f"{flag}: no such flag of a run.")
+        assert holder is not None
+        holder[name] = value
+    return _build(Config, tree, " ".join(values), "")
 
 
 def _build(cls: type, values: Any, source: str, prefix: str) -> Any:

@@ -13,35 +13,10 @@ from jaxft.config import Config
 from jaxft.loop import IN_FLIGHT
 from jaxft.parallel import put_ahead
 from jaxft.step import EvalSums, TrainState, variables_of
+from jaxft.sweeping.folder import Epoch, Member
 from jaxft.sweeping.groups import Group, Inputs, open_group, structures
 
 Figures = Float[np.ndarray, "3 s m"]
-
-
-class Epoch(NamedTuple):
-    """A member after an epoch."""
-
-    train_loss: float
-    """Nats; the mean over its updates."""
-    loss: float
-    """Nats, on the held-out images."""
-    accuracy: float
-    """0 to 1, on the held-out images."""
-
-
-class Member(NamedTuple):
-    """A recipe with a seed, and how it went, epoch by epoch: fewer of them where it was given up."""
-
-    recipe: int
-    """Its place among the configs."""
-    seed: int
-    epochs: Sequence[Epoch]
-
-    @property
-    def score(self) -> tuple[float, float]:
-        """Held-out accuracy, then minus the loss; of one that diverged the lowest there is."""
-        last = self.epochs[-1]
-        return (last.accuracy, -last.loss) if math.isfinite(last.loss) else (-1.0, -math.inf)
 
 
 class Trained(NamedTuple):
