@@ -1,13 +1,15 @@
 """The command line of a run: a preset or a config, changed by flags, and where and how it runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from configs import PRESETS, preset
-from jaxft.checks import check
+from jaxft.checks import check, check_choices
 from jaxft.config import Config
 from jaxft.config_file import read_config
 from jaxft.options import Options
@@ -36,10 +38,29 @@ class Hosts:
 
 
 @dataclass(frozen=True)
+class Finder:
+    """Whether the recipe is to be found first."""
+
+    recipe: Literal["preset", "auto"] = "preset"
+    """auto finds out by short sweeps, on training images that are held out, which stages train, at which rates and by
+    which schedule, and then trains so on all of them."""
+    budget: float = 10.0
+    """With --recipe auto: minutes, half of them for the sweeps."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(
+            math.isfinite(self.budget) and self.budget > 0,
+            f"--budget {self.budget}: must be more than 0 minutes, e.g. 10.",
+        )
+
+
+@dataclass(frozen=True)
 class Arguments:
-    """What the run is, where it goes, and with which other processes."""
+    """What the run is, how its recipe is found, where it goes, and with which other processes."""
 
     config: Config = field(default_factory=Config)
+    finder: Finder = field(default_factory=Finder)
     options: Options = field(default_factory=Options)
     hosts: Hosts = field(default_factory=Hosts)
 

@@ -50,10 +50,11 @@ def with_flags(config: Config, values: Mapping[str, Any]) -> Config:
     tree = json.loads(to_json(config))
     for flag, value in values.items():
         name = flag.removeprefix("--").replace("-", "_")
-        holder = next((part for part in (tree, *tree.values()) if isinstance(part, dict) and name in part), None)
-        check(holder is not None, f"{flag}: no such flag of a run.")
-        assert holder is not None
-        holder[name] = value
+        parts = [tree, *(part for part in tree.values() if isinstance(part, dict))]
+        holder = next((part for part in parts if not isinstance(part.get(name, {}), dict)), None)
+        if holder is None:
+            raise UserError(f"{flag}: no such flag of a run.")
+        holder[name] = [value] if isinstance(holder[name], list) else value
     return _build(Config, tree, " ".join(values), "")
 
 

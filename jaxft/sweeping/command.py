@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jaxft.compiled import keep_compiled
 from jaxft.config import Config
 from jaxft.config_file import to_json
 from jaxft.console import Terminal, live_line
@@ -43,6 +44,8 @@ def run(plan: Plan, options: Options) -> int:
         make_deterministic()
     console, configs = Terminal(soft_wrap=True, highlight=False), recipes_of(plan.config, plan.grid)
     out = find_folder(plan, options.out, resume=options.resume)
+    if options.cache:
+        keep_compiled(options.cache_folder)
     with ExitStack() as stack:
         if options.out is None:
             out = make_new_folder(out)

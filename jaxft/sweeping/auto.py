@@ -1,0 +1,182 @@
+"""`--recipe auto`: which stages train, at which rates and by which schedule, by short sweeps in a few minutes.
+
+The rule. A fifth of each training class is held out (or `--holdout`), and recipes are ranked by their accuracy there, as
+`jaxft.sweep` does; every one has the epochs and the other settings of the run. Three rounds, from what costs least:
+
+1. The head alone, on features that are computed once: five rates, constant and cosine with half an epoch of warm-up, three
+   seeds. The better schedule is that of the other rounds.
+2. What is above layer2, with the preset's rate, a third and three times of it, two seeds.
+3. Everything, likewise.
+
+The rounds may take half of the minutes, the other half is the run's. What an update costs is measured in the first round:
+a forward pass of the training set. A round above layer2 is taken to cost twice that an epoch, all stages three times.
+A round that would take too long is tried with one seed, then with the preset's rate alone, then not at all; nor are the
+second and third where a class has fewer than 8 images to train on.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxft.checks import check
+from jaxft.config import Config
+from jaxft.config_file import with_flags
+from jaxft.data.load import open_splits
+from jaxft.data.sources import Splits, hold_out, labels_of
+from jaxft.options import Options
+from jaxft.sweeping.choice import Ranked
+from jaxft.sweeping.fit_many import HOLDOUT, Hooks, fit_many
+from jaxft.sweeping.grid import in_words
+
+HEAD_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Of the preset's rate, for a head on features."""
+FACTORS = (1.0, 1 / 3, 3.0)
+"""Of the preset's rate, for stages that train; the first is the one to try alone."""
+HEAD_SEEDS, SEEDS = 3, 2
+PASSES = {"layer2": 2.0, "none": 3.0}
+"""What an epoch costs, in forward passes of the training set, frozen up to there."""
+FEW = 8
+"""Images of a class below which the body stays as it is."""
+SHARE = 0.5
+"""Of the minutes, for trying."""
+DIGITS = 4
+
+
+class Choice(NamedTuple):
+    """A recipe, and why."""
+
+    config: Config
+    flags: str
+    """What it changes, as flags."""
+    accuracy: float
+    """0 to 1, on the held-out images."""
+
+
+class Tried(NamedTuple):
+    """The best recipe of a round."""
+
+    config: Config
+    changes: dict[str, float | str]
+    ranked: Ranked
+
+
+def choose_recipe(
+    config: Config,
+    minutes: float,
+    *,
+    data: Splits | None = None,
+    options: Options | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Choice:
+    """The config with stages, rates and schedule that do best on held-out training images, by the rule above.
+
+    `minutes` are for trying and for the run that follows; the test set is not looked at.
+
+    Raises:
+        UserError: no pretrained weights, a config that says itself what is frozen, or what `jaxft.train` would say.
+    """
+    check_open(config)
+    options = options or Options()
+    whole = open_splits(config, options.cache_folder) if data is None else data
+    train, _ = hold_out(whole.train, config.images.holdout or HOLDOUT)
+    fewest = int(np.bincount(labels_of(train), minlength=len(train.class_names)).min())
+    watch = Stopwatch(progress)
+    end = time.monotonic() + SHARE * 60 * minutes
+
+    def try_round(what: str, recipes: Sequence[dict[str, float | str]], num_seeds: int) -> Tried:
+        configs = [with_flags(config, changes) for changes in recipes]
+        seeds = range(config.seed, config.seed + num_seeds)
+        hooks = Hooks(progress=watch.progress)
+        best = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks).ranked[0]
+        found = Tried(configs[best.recipe], recipes[best.recipe], best)
+        tried = f"{len(recipes)} recipes, {num_seeds} seed{'s' if num_seeds > 1 else ''}"
+        say(f"auto: {what} ({tried}): held-out accuracy {best.accuracy:.4f} with {in_words(found.changes)}")
+        return found
+
+    say(
+        f"auto: {len(train)} images to train on, {len(whole.train) - len(train)} held out; the test set is not looked at"
+    )
+    rounds = [try_round("the head alone", head_recipes(config), HEAD_SEEDS)]
+    schedule = {flag: value for flag, value in rounds[0].changes.items() if flag in schedule_flags(config)[-1]}
+    if fewest < FEW:
+        say(f"auto: a class has {fewest} images to train on, fewer than {FEW}: the body stays as it is")
+    for freeze, passes in PASSES.items() if fewest >= FEW else ():
+        recipes = [changes | schedule for changes in body_recipes(config, freeze)]
+        what = "all stages" if freeze == "none" else f"what is above {freeze}"
+        each = passes * watch.seconds_of_a_pass(len(train)) * config.epochs
+        plan = affordable(each, end - time.monotonic(), len(recipes))
+        if plan is None:
+            say(f"auto: {what} is not tried: a run would take about {each:.0f} s. Pass a larger --budget for it")
+            continue
+        num_recipes, num_seeds = plan
+        rounds.append(try_round(what, recipes[:num_recipes], num_seeds))
+    best = max(rounds, key=lambda tried: (tried.ranked.accuracy, -tried.ranked.loss))
+    return Choice(best.config, in_words(best.changes), best.ranked.accuracy)
+
+
+def check_open(config: Config) -> None:
+    """Raise a UserError for a config that leaves nothing to choose."""
+    check(config.model.weights != "none", "--recipe auto fine-tunes, and --weights none has nothing to. Leave one out.")
+    check(
+        config.model.freeze == "none",
+        f"--recipe auto with --freeze {config.model.freeze}: it says itself what is frozen. Leave one of them out.",
+    )
+    for name in ("head_epochs", "unfreeze_epochs"):
+        value, flag = getattr(config.stages, name), name.replace("_", "-")
+        check(not value, f"--recipe auto with --{flag} {value}: it says itself what trains. Leave one of them out.")
+
+
+def head_recipes(config: Config) -> list[dict[str, float | str]]:
+    """Heads on features of the centre crop."""
+    return [
+        {"--freeze": "backbone", "--augment": "none", "--lr": rounded(factor * config.optim.lr)} | schedule  # pyright: ignore[reportOperatorIssue]
+        for schedule in schedule_flags(config)
+        for factor in HEAD_FACTORS
+    ]
+
+
+def body_recipes(config: Config, freeze: str) -> list[dict[str, float | str]]:
+    """What trains from above a stage."""
+    return [{"--freeze": freeze, "--lr": rounded(factor * config.optim.lr)} for factor in FACTORS]
+
+
+def schedule_flags(config: Config) -> list[dict[str, float | str]]:
+    """The schedules that are tried: the config's own where it has one, else constant and cosine."""
+    if config.schedule.schedule != "constant" or config.schedule.warmup_epochs:
+        return [{}]
+    return [{}, {"--schedule": "cosine", "--warmup-epochs": 0.5}]
+
+
+def rounded(value: float) -> float:
+    """To a few digits."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def affordable(each: float, seconds: float, num_recipes: int) -> tuple[int, int] | None:
+    """How many recipes and seeds fit into so many seconds, a run taking `each` of them; None where none does."""
+    for plan in ((num_recipes, SEEDS), (num_recipes, 1), (1, 1)):
+        if plan[0] * plan[1] * each <= seconds:
+            return plan
+    return None
+
+
+class Stopwatch:
+    """How long a pass of the training images through the network takes, seen from its progress."""
+
+    def __init__(self, progress: Callable[[str, int, int], None]):
+        self.inner = progress
+        self.seen: list[tuple[float, int]] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Pass it on, and note when features of training images were computed."""
+        if what == "computing training features":
+            self.seen.append((time.monotonic(), done))
+        self.inner(what, done, total)
+
+    def seconds_of_a_pass(self, num_images: int) -> float:
+        """For so many images; the first batch, which compiles, is left out where there are others."""
+        (began, first), (ended, last) = self.seen[0], self.seen[-1]
+        return (ended - began) / max(last - first, 1) * num_images
