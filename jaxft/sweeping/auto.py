@@ -1,15 +1,15 @@
 """`--recipe auto`: which stages train, at which rates and by which schedule, by short sweeps in a few minutes.
 
-The rule. A fifth of each training class is held out (or `--holdout`), and recipes are ranked by their accuracy there, as
-`jaxft.sweep` does; every one has the epochs and the other settings of the run. Three rounds, from what costs least:
+The rule. A fifth of each training class is held out (or `--holdout`), and recipes are ranked by their accuracy there,
+as `jaxft.sweep` does; every one has the epochs and the other settings of the run. Three rounds, from what costs least:
 
-1. The head alone, on features that are computed once: five rates, constant and cosine with half an epoch of warm-up, three
-   seeds. The better schedule is that of the other rounds.
+1. The head alone, on features that are computed once: five rates, constant and cosine with half an epoch of warm-up,
+   three seeds. The better schedule is that of the other rounds.
 2. What is above layer2, with the preset's rate, a third and three times of it, two seeds.
 3. Everything, likewise.
 
-The rounds may take half of the minutes, the other half is the run's. What an update costs is measured in the first round:
-a forward pass of the training set. A round above layer2 is taken to cost twice that an epoch, all stages three times.
+The rounds may take half of the minutes, the other half is the run's. What they cost is estimated from a forward pass of
+the training images, measured in the first round: an epoch above layer2 is taken to cost two, of all stages three.
 A round that would take too long is tried with one seed, then with the preset's rate alone, then not at all; nor are the
 second and third where a class has fewer than 8 images to train on.
 """
@@ -96,9 +96,8 @@ def choose_recipe(
         say(f"auto: {what} ({tried}): held-out accuracy {best.accuracy:.4f} with {in_words(found.changes)}")
         return found
 
-    say(
-        f"auto: {len(train)} images to train on, {len(whole.train) - len(train)} held out; the test set is not looked at"
-    )
+    held = len(whole.train) - len(train)
+    say(f"auto: {len(train)} images to train on, {held} held out to choose by; the test set is not looked at")
     rounds = [try_round("the head alone", head_recipes(config), HEAD_SEEDS)]
     schedule = {flag: value for flag, value in rounds[0].changes.items() if flag in schedule_flags(config)[-1]}
     if fewest < FEW:

@@ -6,6 +6,7 @@ augmented once a seed, and goes through frozen stages so, for all recipes.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -83,13 +84,26 @@ class Program(NamedTuple):
 
     def own_leaves(self, state: TrainState) -> list[Any]:
         """The leaves of which every member has its own, [s, m, …] each."""
-        return [leaf for mine, leaf in zip(jax.tree.leaves(self.owned), jax.tree.leaves(state), strict=True) if mine]
+        return chosen(state, self.owned)
 
-    def with_own_leaves(self, state: TrainState, step: int, leaves: Sequence[Any]) -> TrainState:
-        """The state with these in place of those, after so many updates."""
-        own = iter(jax.device_put(list(leaves), NamedSharding(mesh_of(self.devices), P(None, MEMBERS))))
-        put = jax.tree.map(lambda mine, leaf: next(own) if mine else leaf, self.owned, state)
-        return put._replace(step=self.put(np.int32(step)))
+    def counts(self, state: TrainState) -> list[Any]:
+        """The leaves of the optimizer that count updates, for all members."""
+        return chosen(state.opt_state, jax.tree.map(operator.not_, self.owned.opt_state))
+
+    def taken_up(self, state: TrainState, step: int, own: Sequence[Any], counts: Sequence[Any]) -> TrainState:
+        """The state with other leaves of the members' own and other counts, after so many updates."""
+        spread = NamedSharding(mesh_of(self.devices), P(None, MEMBERS))
+        mine, counted = iter(jax.device_put(list(own), spread)), iter(self.put(list(counts)))
+        state = jax.tree.map(lambda is_own, leaf: next(mine) if is_own else leaf, self.owned, state)
+        opt_state = jax.tree.map(
+            lambda is_own, leaf: leaf if is_own else next(counted), self.owned.opt_state, state.opt_state
+        )
+        return state._replace(step=self.put(np.int32(step)), opt_state=opt_state)
+
+
+def chosen(tree: Any, which: Any) -> list[Any]:
+    """The leaves for which another tree holds true."""
+    return [leaf for yes, leaf in zip(jax.tree.leaves(which), jax.tree.leaves(tree), strict=True) if yes]
 
 
 def make_program(
@@ -185,12 +199,13 @@ def mesh_of(devices: Devices) -> Mesh:
 
 
 def ownership(state: TrainState, labels: Any, model: ResNet) -> Any:
-    """A tree like the state: whether every member has its own, as of all but the step and what is frozen."""
+    """A tree like the state: whether every member has its own, as of all but counts of steps and what is frozen."""
     params = jax.tree.map(lambda label: label != "frozen", labels)
     stats = jax.tree_util.tree_map_with_path(
         lambda path, _: stage_of(path_name(path)) not in model.frozen, state.batch_stats
     )
-    opt_state = jax.tree.map(lambda _: True, state.opt_state)
+    # Were a schedule's count each member's own, it would make the frozen parameters so too.
+    opt_state = jax.tree.map(lambda leaf: not jnp.issubdtype(leaf.dtype, jnp.integer), state.opt_state)
     return state._replace(
         step=False,
         params=params,

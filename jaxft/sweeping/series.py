@@ -50,6 +50,8 @@ class Paused(NamedTuple):
 
     leaves: Sequence[Any]
     """Of its state, those that are its own."""
+    counts: Sequence[Any]
+    """Of the optimizer's state, those that count updates."""
     trained: Trained
 
 
@@ -106,9 +108,10 @@ def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Ite
         for chunk in chunks(group, left):
             standing = go_on(group, chunk, paused) if paused else begin(group, chunk)
             standing = advance(group, chunk, standing, num_epochs, on_epoch)
-            members, own = trained(group, chunk, standing), jax.device_get(group.program.own_leaves(standing.state))
+            members, state = trained(group, chunk, standing), jax.device_get(standing.state)
+            own, counts = group.program.own_leaves(state), group.program.counts(state)
             for (i, j), member in zip(np.ndindex(len(chunk.seeds), chunk.num_recipes), members, strict=True):
-                paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], member)
+                paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], counts, member)
         ranked = by_mean_score(left, paused)
         yield [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
         left = sorted(ranked[:num_left])
@@ -162,7 +165,8 @@ def go_on(group: Group, chunk: Chunk, paused: Mapping[tuple[int, int], Paused]) 
     figures = np.array([[each.trained.member.epochs for each in row] for row in rows])  # [s, m, epochs, 3]
     epochs = list(figures.transpose(2, 3, 0, 1))
     step = group.ends[len(epochs) - 1]
-    return Standing(group.program.with_own_leaves(begin(group, chunk).state, step, leaves), step, epochs)
+    state = group.program.taken_up(begin(group, chunk).state, step, leaves, rows[0][0].counts)
+    return Standing(state, step, epochs)
 
 
 def advance(
