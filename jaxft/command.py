@@ -57,7 +57,7 @@ def found_recipe(config: Config, arguments: Arguments, display: Display) -> Conf
         find_run_folder(options.out, "run", resume=options.resume)  # A folder that cannot be is told before the sweeps.
     if options.cache:
         keep_compiled(options.cache_folder)
-    choice = choose_recipe(config, minutes, options=options, say=display.say, progress=display.decoding)
+    choice = choose_recipe(config, minutes, options=options, say=display.say, progress=display.working)
     display.say(f"auto: chosen {choice.flags}")
     return choice.config
 

@@ -75,9 +75,13 @@ class Display:
     ) -> None:
         self.progress.stop()
 
+    def working(self, what: str, done: int, total: int) -> None:
+        """Move a bar alone."""
+        self._bar(what, done, total, f"{done}/{total}")
+
     def decoding(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` images are decoded, or whatever else goes before the first step."""
-        self._bar(what, done, total, f"{done}/{total}")
+        self.working(what, done, total)
         if not self.console.is_terminal and done == total:
             self.console.print(f"{what}: {done}/{total}")
 

@@ -26,6 +26,7 @@ from jaxft.config_file import with_flags
 from jaxft.data.load import open_splits
 from jaxft.data.sources import Splits, hold_out, labels_of
 from jaxft.options import Options
+from jaxft.report.words import plural
 from jaxft.sweeping.choice import Ranked
 from jaxft.sweeping.fit_many import HOLDOUT, Hooks, fit_many
 from jaxft.sweeping.grid import in_words
@@ -92,7 +93,7 @@ def choose_recipe(
         hooks = Hooks(progress=watch.progress)
         best = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks).ranked[0]
         found = Tried(configs[best.recipe], recipes[best.recipe], best)
-        tried = f"{len(recipes)} recipes, {num_seeds} seed{'s' if num_seeds > 1 else ''}"
+        tried = f"{plural(len(recipes), 'recipe', 'recipes')}, {plural(num_seeds, 'seed', 'seeds')}"
         say(f"auto: {what} ({tried}): held-out accuracy {best.accuracy:.4f} with {in_words(found.changes)}")
         return found
 
@@ -172,6 +173,8 @@ class Stopwatch:
     def progress(self, what: str, done: int, total: int) -> None:
         """Pass it on, and note when features of training images were computed."""
         if what == "computing training features":
+            if self.seen and done <= self.seen[-1][1]:
+                self.seen = []
             self.seen.append((time.monotonic(), done))
         self.inner(what, done, total)
 
