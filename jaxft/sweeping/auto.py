@@ -46,7 +46,7 @@ DIGITS = 4
 
 
 class Choice(NamedTuple):
-    """A recipe, and why."""
+    """The recipe that was found."""
 
     config: Config
     flags: str
