@@ -60,14 +60,9 @@ def main() -> int:
         row, program = take_turns(arguments.turns, in_a_row, lambda: sweep("demo", "--lr", RATES, "--seeds", "1"))
     rows = [
         ["64 heads on kept features against one", str(one), str(many), f"{many.median / one.median:.2f}"],
-        [
-            "8 whole fine-tunes in one program against 8 commands",
-            str(row),
-            str(program),
-            f"{program.median / row.median:.2f}",
-        ],
+        ["8 whole fine-tunes against 8 commands", str(row), str(program), f"{program.median / row.median:.2f}"],
     ]
-    text = table(["", "one head, or 8 commands (s)", "one program (s)", "one program over that"], rows)
+    text = table(["one program", "one head, or 8 commands (s)", "it (s)", "it over that"], rows)
     device = jax.devices()[0].device_kind
     told = f"{conditions()}; on {device}. {arguments.turns} turns: median (least to most). Command: `{command()}`"
     print(text + "\n\n" + told)
@@ -77,14 +72,7 @@ def main() -> int:
 
 def seconds(words: Sequence[str], scratch: Path) -> float:
     """Of a whole command."""
-    out = [
-        "--epochs",
-        str(EPOCHS),
-        "--out",
-        tempfile.mkdtemp(dir=scratch) + "/run",
-        "--cache-dir",
-        str(scratch / "cache"),
-    ]
+    out = ["--epochs", str(EPOCHS), "--out", f"{tempfile.mkdtemp(dir=scratch)}/run", "--cache-dir", f"{scratch}/cache"]
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", *words, *out], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
