@@ -61,6 +61,14 @@ if TYPE_CHECKING:
     from jaxft.step import make_eval_step as make_eval_step
     from jaxft.step import make_train_step as make_train_step
     from jaxft.step import variables_of as variables_of
+    from jaxft.sweeping.choice import Average as Average
+    from jaxft.sweeping.choice import Ranked as Ranked
+    from jaxft.sweeping.fit_many import Averages as Averages
+    from jaxft.sweeping.fit_many import Hooks as Hooks
+    from jaxft.sweeping.fit_many import Sweep as Sweep
+    from jaxft.sweeping.fit_many import fit_many as fit_many
+    from jaxft.sweeping.folder import Epoch as Epoch
+    from jaxft.sweeping.folder import Member as Member
     from jaxft.training import fit as fit
 
 __version__ = "0.1.0"
@@ -92,6 +100,9 @@ _PLACES = {
         *("EvalSums", "Metrics", "TrainState"),
         *("init_state", "make_eval_step", "make_train_step", "variables_of"),
     ),
+    "jaxft.sweeping.choice": ("Average", "Ranked"),
+    "jaxft.sweeping.fit_many": ("Averages", "Hooks", "Sweep", "fit_many"),
+    "jaxft.sweeping.folder": ("Epoch", "Member"),
     "jaxft.training": ("fit",),
 }
 

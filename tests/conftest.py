@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MODULES = sorted(Path(jaxft.__path__[0]).glob("*.py"))
 CHECKED = [f"jaxft.{module.stem}" for module in MODULES if module.stem not in ("__init__", "config")]
 install_import_hook(
-    [*CHECKED, "jaxft.comparison", "jaxft.data", "jaxft.formats", "jaxft.report", "convert"], "typecheck.typecheck"
+    [*CHECKED, "jaxft.comparison", "jaxft.data", "jaxft.formats", "jaxft.report", "jaxft.sweeping", "convert"], "typecheck.typecheck"
 )
 
 

@@ -24,13 +24,15 @@ class Ranked(NamedTuple):
     """Its place among the configs."""
     members: Sequence[Member]
     num_epochs: int
-    """After which its figures are: fewer than the others' where it was given up."""
+    """After which its figures are."""
     accuracy: float
     """0 to 1; the mean over the seeds, on the held-out images."""
     error: float | None
     """The standard error of that mean; None of one seed."""
     loss: float
     """Nats, on the held-out images; NaN where a member diverged."""
+    given_up: bool = False
+    """Whether it was stopped before its end."""
 
 
 class Average(NamedTuple):
@@ -44,30 +46,36 @@ class Average(NamedTuple):
     """Nats, on the held-out images."""
 
 
-def rank(members: Sequence[Member]) -> list[Ranked]:
+def rank(members: Sequence[Member], epochs: Sequence[int] | None = None) -> list[Ranked]:
     """The recipes, the best first: those that were trained to the end, by accuracy, then by loss.
 
-    One that diverged with a seed comes after those that did not.
+    One that diverged with a seed comes after those that did not. `epochs` are those of each config; when None, all have
+    as many as the member that was trained for longest.
     """
     by_recipe: dict[int, list[Member]] = {}
     for member in members:
         by_recipe.setdefault(member.recipe, []).append(member)
-    ranked = [of_recipe(recipe, each) for recipe, each in sorted(by_recipe.items())]
+    longest = max((len(member.epochs) for member in members), default=0)
+    ranked = [
+        of_recipe(recipe, each, longest if epochs is None else epochs[recipe])
+        for recipe, each in sorted(by_recipe.items())
+    ]
 
     def key(one: Ranked) -> tuple[float, ...]:
         sound = math.isfinite(one.loss)
-        return (-one.num_epochs, not sound, -one.accuracy, one.loss if sound else 0.0)
+        return (-one.num_epochs if one.given_up else -math.inf, not sound, -one.accuracy, one.loss if sound else 0.0)
 
     return sorted(ranked, key=key)
 
 
-def of_recipe(recipe: int, members: Sequence[Member]) -> Ranked:
-    """A recipe's figures."""
+def of_recipe(recipe: int, members: Sequence[Member], epochs: int) -> Ranked:
+    """The figures of a recipe of so many epochs."""
     last = [member.epochs[-1] for member in members]
     accuracies = np.array([epoch.accuracy for epoch in last])
     error = float(accuracies.std(ddof=1) / math.sqrt(len(last))) if len(last) > 1 else None
     loss = float(np.mean([epoch.loss for epoch in last]))
-    return Ranked(recipe, members, len(members[0].epochs), float(accuracies.mean()), error, loss)
+    num_epochs = len(members[0].epochs)
+    return Ranked(recipe, members, num_epochs, float(accuracies.mean()), error, loss, num_epochs < epochs)
 
 
 def soup(

@@ -26,7 +26,7 @@ from jaxft.stop import sigterm_interrupts
 from jaxft.sweeping.choice import Ranked
 from jaxft.sweeping.figure import draw_sweep
 from jaxft.sweeping.fit_many import Hooks, Sweep, fit_many
-from jaxft.sweeping.folder import Plan, append_members, find_folder, read_members, write_plan
+from jaxft.sweeping.folder import Plan, append_members, find_folder, read_members, write_members, write_plan
 from jaxft.sweeping.grid import changes_of, in_words, recipes_of
 
 SHOWN = 12
@@ -68,6 +68,7 @@ def run(plan: Plan, options: Options) -> int:
 def watched(plan: Plan, configs: Sequence[Config], options: Options, out: Path, console: Console) -> Sweep:
     """The sweep with a bar on a terminal; members that have ended are kept in its folder."""
     known = read_members(out) if options.resume else []
+    write_members(out, known)
     with live_line(console) as bar:
         before = bar.add_task("", total=1, status="", visible=False)
         left = len(configs) * plan.num_seeds - len(known)
@@ -96,10 +97,15 @@ def write_results(plan: Plan, configs: Sequence[Config], sweep: Sweep, out: Path
     title += f"{plural(plan.num_seeds, 'seed', 'seeds')}: mean ± standard error"
     with writing(out):
         replace_text(out / BEST_FILE, to_json(config))
-        replace_text(out / "sweep.json", json.dumps(content(plan, configs, sweep), indent=2) + "\n")
+        replace_text(out / "sweep.json", as_json(content(plan, configs, sweep)))
         draw_sweep(configs, plan.grid, sweep.ranked, title, [out / "sweep.png", out / "sweep.svg"])
         if has_soup(sweep) and sweep.averages is not None:
             save_model(out / SOUP_FILE, sweep.averages.variables, describe_model(config, sweep.class_names))
+
+
+def as_json(value: Any) -> str:
+    """Pretty, with null for what is not finite: JSON knows no NaN."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=2) + "\n"
 
 
 def has_soup(sweep: Sweep) -> bool:

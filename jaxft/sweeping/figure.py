@@ -76,13 +76,12 @@ def lines_of(configs: Sequence[Config], grid: Grid, ranked: Sequence[Ranked], fl
 
 def draw_line(panel: Axes, name: str, points: Sequence[Point], colour: str, dash: Any) -> None:
     """One combination of the other flags."""
-    most = max(point.ranked.num_epochs for point in points)
-    whole = [point for point in points if point.ranked.num_epochs == most]
-    x, mean = (np.array(column) for column in zip(*((p.x, p.ranked.accuracy) for p in whole), strict=True))
+    whole = [point for point in points if not point.ranked.given_up]
+    x, mean = np.array([p.x for p in whole]), np.array([p.ranked.accuracy for p in whole])
     error = np.array([p.ranked.error or 0.0 for p in whole])
     panel.fill_between(x, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
     panel.plot(x, mean, color=colour, linestyle=dash, linewidth=1.8, marker="o", markersize=3.6, label=name)
-    given_up = [point for point in points if point.ranked.num_epochs < most]
+    given_up = [point for point in points if point.ranked.given_up]
     panel.plot(
         [p.x for p in given_up],
         [p.ranked.accuracy for p in given_up],

@@ -1,6 +1,7 @@
 """Many recipes tried on one set: trained on part of its training images, ranked by the others."""
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -95,6 +96,11 @@ def fit_many(
     options, hooks, base = options or Options(), hooks or Hooks(), configs[0]
     for config in configs:
         check_sweepable(config)
+    for name in ("holdout", "val_fraction"):
+        check(
+            len({getattr(config.images, name) for config in configs}) == 1,
+            f"--{name.replace('_', '-')}: all recipes are chosen by the same images. Give it one value.",
+        )
     whole = open_splits(base, options.cache_folder) if data is None else data
     train, held_out = hold_out(whole.train, base.images.holdout or HOLDOUT)
     for config in configs:
@@ -120,9 +126,9 @@ def fit_many(
     ):
         members += [each.member for each in ended]
         hooks.on_members([each.member for each in ended])
-        best.add(ended)
+        best.add([each for each in ended if is_whole(each.member, configs)])
     averages = averaged(best.members(), configs, held_out, options) if not known else None
-    return Sweep(rank(members), tuple(train.class_names), averages)
+    return Sweep(rank(members, [config.epochs for config in configs]), tuple(train.class_names), averages)
 
 
 def check_sweepable(config: Config) -> None:
@@ -137,6 +143,11 @@ def check_sweepable(config: Config) -> None:
     )
 
 
+def is_whole(member: Member, configs: Sequence[Config]) -> bool:
+    """Whether a member was trained to its end and is worth anything there."""
+    return len(member.epochs) == configs[member.recipe].epochs and math.isfinite(member.epochs[-1].loss)
+
+
 class Best:
     """The best members so far, with their weights."""
 
@@ -146,7 +157,7 @@ class Best:
         self.count = 0
 
     def add(self, trained: Sequence[Trained]) -> None:
-        """Take those that are good enough, and that were trained as long as the others."""
+        """Take those that are good enough."""
         for each in trained:
             self.count += 1
             heapq.heappush(self.heap, (each.member.score, -self.count, each))
@@ -160,12 +171,12 @@ class Best:
 
 def averaged(best: Sequence[Trained], configs: Sequence[Config], held_out: Source, options: Options) -> Averages | None:
     """What the averages of the best members reach on the held-out images; None where their networks differ."""
-    whole = [each for each in best if len(each.member.epochs) == max(len(other.member.epochs) for other in best)]
-    shapes = {(configs[each.member.recipe].model.arch, configs[each.member.recipe].model.width) for each in whole}
-    recipes = {EvalCrop(c.images.image_size, c.images.eval_resize) for c in (configs[e.member.recipe] for e in whole)}
+    theirs = [configs[each.member.recipe] for each in best]
+    shapes = {(config.model.arch, config.model.width, config.precision) for config in theirs}
+    recipes = {EvalCrop(config.images.image_size, config.images.eval_resize) for config in theirs}
     if len(shapes) != 1 or len(recipes) != 1:
         return None
-    config = configs[whole[0].member.recipe]
+    config = theirs[0]
     keep = options.decoded
     images = decode_set(held_out, recipes.pop(), cache_dir=keep.folder, cache_limit=keep.limit)
     platform = local_devices(1)[0].platform
@@ -183,8 +194,8 @@ def averaged(best: Sequence[Trained], configs: Sequence[Config], held_out: Sourc
         ]
         return np.concatenate(jax.device_get(parts))[: len(images.labels)]
 
-    of_soup, variables = soup(whole, predict, images.labels)
-    return Averages(whole[0].member, of_soup, ensemble(whole, predict, images.labels), variables)
+    of_soup, variables = soup(best, predict, images.labels)
+    return Averages(best[0].member, of_soup, ensemble(best, predict, images.labels), variables)
 
 
 def padded(images: np.ndarray) -> np.ndarray:

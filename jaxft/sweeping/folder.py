@@ -106,10 +106,20 @@ def find_folder(plan: Plan, out: Path | None, *, resume: bool) -> Path:
     return find_run_folder(out, plan.preset and f"sweep-{plan.preset}", resume=resume)
 
 
+def write_members(out: Path, members: Sequence[Member]) -> None:
+    """Have the file hold these and nothing else, such as half a line of a process that was killed."""
+    replace_text(out / MEMBERS_FILE, lines_of(members))
+
+
 def append_members(out: Path, members: Sequence[Member]) -> None:
     """Add a line a member."""
     with writing(out), (out / MEMBERS_FILE).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(member._asdict()) + "\n" for member in members)
+        file.write(lines_of(members))
+
+
+def lines_of(members: Sequence[Member]) -> str:
+    """A line a member."""
+    return "".join(json.dumps(member._asdict()) + "\n" for member in members)
 
 
 def read_members(out: Path) -> list[Member]:

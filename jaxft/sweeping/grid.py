@@ -58,7 +58,9 @@ def parse_values(flag: str, text: str) -> Sequence[Any]:
 
 
 def parse_value(word: str) -> Any:
-    """A number where it is one, else the word."""
+    """A number where it is one, None, or else the word."""
+    if word == "None":
+        return None
     for kind in (int, float):
         try:
             return kind(word)

@@ -35,10 +35,6 @@ MEMBERS = "members"
 """The mesh axis over which recipes are spread; "data" beside it has one device."""
 
 
-Stepped = tuple[TrainState, Float[Array, "s m"]]
-"""The state after an update, and the losses, in nats."""
-
-
 class Recipes(NamedTuple):
     """The numbers of recipes, each an array [m]; None where no recipe has one."""
 
@@ -165,13 +161,17 @@ def make_program(
     def train_step(part: Part) -> Stored:
         network = model.clone(frozen=(*model.frozen, *part.waiting))
 
-        def of_member(state: TrainState, batch: Batch, key: Key[Array, ""], recipe: Any) -> Stepped:
+        def of_member(
+            state: TrainState, batch: Batch, key: Key[Array, ""], recipe: Recipes
+        ) -> tuple[TrainState, Float[Array, ""]]:
             tx = make_optimizer(base.optim, labels, course.schedule, part.waiting, recipe.optim)
             step = train_step_of(base, network, tx, augment, class_weights, recipe.label_smoothing)
             state, metrics = step(state, batch, key)
             return state, metrics.loss
 
-        def of_seed(state: TrainState, batch: Any, key: Key[Array, ""], recipes: Recipes, store: Any) -> Stepped:
+        def of_seed(
+            state: TrainState, batch: Any, key: Key[Array, ""], recipes: Recipes, store: Any
+        ) -> tuple[TrainState, Float[Array, " m"]]:
             batch = batch if store is None else take(store, batch)
             return jax.vmap(of_member, (axes, None, None, 0), (axes, 0))(state, batch, key, recipes)
 

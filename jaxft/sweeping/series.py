@@ -90,11 +90,16 @@ def train_members(
 def in_chunks(
     group: Group, known: Callable[[int, int], bool], on_epoch: Callable[[int], None]
 ) -> Iterator[Sequence[Trained]]:
-    """Every member from its start to its end."""
-    for chunk in chunks(group, range(len(group.configs))):
-        if not all(known(group.places[m], group.seeds[s]) for s in chunk.seeds for m in chunk.recipes):
-            standing = begin(group, chunk)
-            yield trained(group, chunk, advance(group, chunk, standing, len(group.ends), on_epoch))
+    """Every member that is not known, from its start to its end."""
+
+    def lacks(s: int, m: int) -> bool:
+        return not known(group.places[m], group.seeds[s])
+
+    left = [m for m in range(len(group.configs)) if any(lacks(s, m) for s in range(len(group.seeds)))]
+    for chunk in chunks(group, left, lacks):
+        standing = advance(group, chunk, begin(group, chunk), len(group.ends), on_epoch)
+        members = trained(group, chunk, standing)
+        yield [each for each in members if not known(each.member.recipe, each.member.seed)]
 
 
 def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Iterator[Sequence[Trained]]:
@@ -104,9 +109,9 @@ def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Ite
     """
     left: Sequence[int] = range(len(group.configs))
     paused: dict[tuple[int, int], Paused] = {}
-    for num_epochs, num_left in rungs(len(group.ends), len(left), halving):
+    for rung, (num_epochs, num_left) in enumerate(rungs(len(group.ends), len(left), halving)):
         for chunk in chunks(group, left):
-            standing = go_on(group, chunk, paused) if paused else begin(group, chunk)
+            standing = go_on(group, chunk, paused) if rung else begin(group, chunk)
             standing = advance(group, chunk, standing, num_epochs, on_epoch)
             members, state = trained(group, chunk, standing), jax.device_get(standing.state)
             own, counts = group.program.own_leaves(state), group.program.counts(state)
@@ -140,15 +145,21 @@ def rungs(num_epochs: int, num_recipes: int, halving: int) -> list[tuple[int, in
     return [*sorted(found.items()), (num_epochs, num_recipes)]
 
 
-def chunks(group: Group, recipes: Sequence[int]) -> Iterator[Chunk]:
-    """The members in parts that train together, all with as many recipes, so that one program does."""
+def chunks(
+    group: Group, recipes: Sequence[int], lacks: Callable[[int, int], bool] = lambda *_: True
+) -> Iterator[Chunk]:
+    """The members in parts that train together, all with as many recipes, so that one program does.
+
+    Seeds with which no recipe of a part `lacks` anything are left out.
+    """
     seeds_at_once, width = group.at_once
     wide = -(-min(width, len(recipes)) // len(group.program.devices)) * len(group.program.devices)
     for m in range(0, len(recipes), wide):
         part = list(recipes[m : m + wide])
         filled = [*part, *[part[-1]] * (wide - len(part))]
-        for s in range(0, len(group.seeds), seeds_at_once):
-            yield Chunk(range(len(group.seeds))[s : s + seeds_at_once], filled, len(part))
+        seeds = [s for s in range(len(group.seeds)) if any(lacks(s, m) for m in part)]
+        for s in range(0, len(seeds), seeds_at_once):
+            yield Chunk(seeds[s : s + seeds_at_once], filled, len(part))
 
 
 def begin(group: Group, chunk: Chunk) -> Standing:
