@@ -53,7 +53,10 @@ def tell(asked: Asked, curve: Curve, display: Display) -> None:
         display.say(f"ended after {updates} of {ramp.steps} updates, at {curve.rates[-1]:.1e}: the loss has exploded")
     display.say(curve.why)
     if curve.suggestion is None:
-        display.say(f"No rate can be suggested: pass a larger --lr-to than {ramp.lr_to:g}, or more --steps.")
+        display.say(
+            f"No rate can be suggested: try others than {ramp.lr_from:g} to {ramp.lr_to:g} with --lr-from and --lr-to, "
+            "or more --steps."
+        )
     display.say(f"the figure is {asked.arguments.figure.out}")
     if curve.suggestion is not None:
         display.say(asked.command(curve.suggestion))

@@ -50,10 +50,10 @@ def read_curve(ramp: Ramp, losses: Sequence[float]) -> Curve:
     fall = first - smoothed[lowest]
     # Of the differences between neighbours, for a curve that falls spreads without any noise.
     spread = np.sqrt(np.mean(np.square(np.diff(found[: max(lowest, FEWEST)]))) / 2)
-    if fall <= NOISE * spread:
+    if fall <= NOISE * spread or lowest < ramp.steps // BEGINNING:
         why = (
-            f"The smoothed loss begins at {first:.3g} and is never lower than {smoothed[lowest]:.3g}, which the "
-            f"batches' own spread of {spread:.2g} explains."
+            f"The smoothed loss begins at {first:.3g} and is nowhere lower than {smoothed[lowest]:.3g}, at "
+            f"{rates[lowest]:.1e}; batches spread by {spread:.2g}: that is no fall."
         )
         return Curve(rates, found, smoothed, None, None, why)
     above = np.flatnonzero(smoothed > first - fall / 2)

@@ -70,4 +70,4 @@ def shown(curve: Curve) -> tuple[float, float]:
     low = float(curve.losses.min())
     before = curve.losses[: max(lowest, 1)]
     highest = max(float(np.quantile(before, 0.98)), low + HEADROOM * float(curve.smoothed[: lowest + 1].max() - low))
-    return max(low - 0.05 * (highest - low), 0.0), highest
+    return max(low - 0.05 * (highest - low), 0.0), max(highest, low + 1e-3)

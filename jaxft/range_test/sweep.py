@@ -79,7 +79,7 @@ def run_test(config: Config, ramp: Ramp, options: Options, display: Display, spl
     config = replace(config, optim=replace(config.optim, lr=ramp.lr_to))
     devices = all_devices(config.devices)
     splits, pretrained = open_sources(config, options, splits, len(devices))
-    opened = open_run(config, options, untested(splits), pretrained, devices, display, tested_course(ramp))
+    opened = open_run(config, options, untested(splits), pretrained, devices, display, course_under(ramp))
     announce(config, ramp, opened, display)
     losses = sweep(opened.run, opened.feed, ramp, display.decoding)
     if len(losses) < min(FEWEST, ramp.steps):
@@ -105,7 +105,7 @@ def untested(splits: Splits) -> Splits:
     return splits._replace(test=ArraySource(blank, [0], splits.train.class_names))
 
 
-def tested_course(ramp: Ramp) -> Callable[[Config, int], Course]:
+def course_under(ramp: Ramp) -> Callable[[Config, int], Course]:
     """The course of a test in place of the run's: its last part, with the rising rate for a schedule."""
 
     def plan(config: Config, num_train: int) -> Course:
