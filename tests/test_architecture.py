@@ -26,6 +26,7 @@ ORDER = (
     *("report.evaluation", "report.charts", "report.pictures", "report.shell", "report.finished", "report.scoring"),
     *("report.gallery", "report.page", "report.write", "report.__main__", "console", "stop"),
     *("event_files", "wandb_run", "watch", "session", "training"),
+    *("range_test.ramp", "range_test.curve", "range_test.figure", "range_test.sweep"),
     *("comparison.arms", "comparison.plan", "comparison.board", "comparison.trials", "comparison.chance"),
     *("comparison.verdict", "comparison.results", "comparison.figure", "comparison.page", "comparison.series"),
     *(
@@ -39,6 +40,7 @@ ORDER = (
         "run_table",
         "runs",
     ),
+    *("range_test.arguments", "range_test.command", "lrfind"),
     *("data.grid", "data.preview"),
     *("heat_maps", "rows", "predict"),
     *("formats.contract", "formats.safetensors", "formats.torchvision", "formats.stablehlo"),
@@ -47,6 +49,7 @@ ORDER = (
 COMMANDS = {
     "arguments",
     "comparison.arguments",
+    "range_test.arguments",
     "model_file",
     "training",
     "runs",
@@ -82,6 +85,8 @@ ALLOWED = {
     "wandb_run": {"wandb"},
     "comparison.arguments": {"tyro"},
     "comparison.command": {"rich"},
+    "range_test.arguments": {"tyro"},
+    "range_test.figure": {"matplotlib"},
     "session": {"orbax"},
     "training": {"orbax"},
     "run_table": {"rich"},
