@@ -1,4 +1,15 @@
-"""What a range test finds: the loss at each learning rate, smoothed, and the rate that it suggests. No JAX in here."""
+"""What a range test finds: the loss at each learning rate, smoothed, and the rate that it suggests. No JAX in here.
+
+The suggestions of seeds 0, 1 and so on, and what short runs reach, last epoch's test accuracy and loss as means over
+seeds 0 and 1 (resnet18, 96 pixels for ants and bees, of which 153 to test on; 2 CPU cores, jaxft 0.1.0, jax 0.10.2):
+
+    demo --epochs 5                                        suggested 0.0011 0.0028 0.0017
+        --lr 0.0003  0.878 0.30   0.001  0.904 0.23   0.003  0.944 0.15   0.01  0.915 0.29   0.03  0.548 101
+    ants and bees, --freeze backbone --augment none        suggested 0.00035 0.00053 0.00038
+        --lr 0.00001 0.638 0.92   0.0001 0.784 0.64   0.0003 0.794 0.71   0.001 0.781 1.5    0.003 0.810 5.5
+    ants and bees, everything, --epochs 3                  suggested 0.0019 0.0022
+        --lr 0.0005  0.771 0.52   0.001  0.781 0.48   0.002  0.741 0.58   0.003 0.654 0.93   (0.003: seed 0 alone)
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
