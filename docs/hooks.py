@@ -16,8 +16,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    *("jaxft.train", "jaxft.compare", "jaxft.sweep", "jaxft.report.__main__", "jaxft.predict", "jaxft.export"),
-    *("jaxft.runs", "jaxft.data.check", "jaxft.data.preview", "convert.__main__"),
+    *("jaxft.train", "jaxft.lrfind", "jaxft.sweep", "jaxft.compare", "jaxft.report.__main__", "jaxft.predict"),
+    *("jaxft.export", "jaxft.runs", "jaxft.data.check", "jaxft.data.preview", "convert.__main__"),
 )
 """The modules of the commands: the help of each is on their page."""
 COPIED = {"benchmarks/RESULTS.md": "results.md", "CHANGELOG.md": "changelog.md"}

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from jaxft.parallel import over_devices as over_devices
     from jaxft.parallel import put_batch as put_batch
     from jaxft.parallel import put_replicated as put_replicated
+    from jaxft.range_test.curve import Curve as Curve
+    from jaxft.range_test.finder import find_lr as find_lr
     from jaxft.records import Record as Record
     from jaxft.resnet import ResNet as ResNet
     from jaxft.resnet import make_resnet as make_resnet
@@ -92,6 +94,8 @@ _PLACES = {
     "jaxft.optim": ("make_optimizer", "rate_labels"),
     "jaxft.options": ("Options",),
     "jaxft.parallel": ("local_devices", "over_devices", "put_batch", "put_replicated"),
+    "jaxft.range_test.curve": ("Curve",),
+    "jaxft.range_test.finder": ("find_lr",),
     "jaxft.records": ("Record",),
     "jaxft.resnet": ("ResNet", "make_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     "jaxft.schedule": ("make_schedule",),

@@ -82,7 +82,7 @@ class Display:
     def decoding(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` images are decoded, or whatever else goes before the first step."""
         self.working(what, done, total)
-        if not self.console.is_terminal and done == total:
+        if not self.console.is_terminal and done == total > 1:
             self.console.print(f"{what}: {done}/{total}")
 
     def say(self, line: str) -> None:

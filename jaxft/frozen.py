@@ -89,18 +89,28 @@ def with_features(run: Run, feed: Feed, progress: Progress) -> tuple[Run, Feed]:
     """
     if run.frozen is None or feed.once is None:
         return run, feed
-    training = train_features(run, run.frozen, feed.once, feed.num_train, progress)
+    above = with_training_features(run, feed, progress)
     evaluated, test, val = eval_features(run, run.frozen, feed, feed.once, progress)
-
-    def bound(step: Callable[..., Any], store: Store) -> Callable[..., Any]:
-        return lambda *arguments: step(*arguments, store)
-
-    above = run._replace(
-        train_step=bound(run.train_step, training),
-        eval_step=bound(run.eval_step, evaluated),
-        later_steps=[(first, bound(step, training)) for first, step in run.later_steps],
-    )
+    above = above._replace(eval_step=bound(run.eval_step, evaluated))
     return above, feed._replace(test=lambda: (each for each in test), val=lambda: (each for each in val))
+
+
+def with_training_features(run: Run, feed: Feed, progress: Progress) -> Run:
+    """Of `with_features` what training needs: the evaluation is still to be bound to features of the test images.
+
+    Raises:
+        UserError: an image that cannot be read any more.
+    """
+    if run.frozen is None or feed.once is None:
+        return run
+    store = train_features(run, run.frozen, feed.once, feed.num_train, progress)
+    later = [(first, bound(step, store)) for first, step in run.later_steps]
+    return run._replace(train_step=bound(run.train_step, store), later_steps=later)
+
+
+def bound(step: Callable[..., Any], store: Store) -> Callable[..., Any]:
+    """A step that is called without the store that it takes last."""
+    return lambda *arguments: step(*arguments, store)
 
 
 def train_features(run: Run, frozen: Frozen, once: Once, num_images: int, progress: Progress) -> Store:

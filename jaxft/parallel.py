@@ -142,11 +142,12 @@ def put_shared(tree: Any, devices: Devices) -> Any:
 
 def put_replicated(tree: Any, devices: Devices) -> Any:
     """A copy of the tree on every device, such as a step's state: nobody else owns it, so that it may be donated."""
-    return _copied(put_shared(tree, devices))
+    return copied(put_shared(tree, devices))
 
 
 @jax.jit
-def _copied(tree: Any) -> Any:
+def copied(tree: Any) -> Any:
+    """A copy of arrays where they are: a step may be given it to donate, and the arrays stay."""
     return jax.tree.map(jnp.copy, tree)
 
 

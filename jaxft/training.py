@@ -8,28 +8,29 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orbax.checkpoint import CheckpointManager
 
 from convert.pretrained import load_pretrained
-from jaxft.build import Pretrained, build
+from jaxft.build import Pretrained, Run, build
 from jaxft.checkpoint import open_checkpoints
 from jaxft.compiled import keep_compiled
 from jaxft.config import Config, by_flag
 from jaxft.config_file import from_json, read_config, to_json
 from jaxft.console import Display, Terminal, announce
-from jaxft.course import plan_course
+from jaxft.course import Course, plan_course
 from jaxft.data.batches import check_batch_fits, share_of
 from jaxft.data.counts import count_notes
+from jaxft.data.feed import Feed
 from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
-from jaxft.data.prepare import load_data, loss_weights, make_feed, stores
+from jaxft.data.prepare import Data, load_data, loss_weights, make_feed, stores
 from jaxft.data.sources import Splits, with_held_out
-from jaxft.frozen import plan_features
+from jaxft.frozen import FeaturePlan, plan_features
 from jaxft.loop import Record
 from jaxft.options import Options
-from jaxft.parallel import all_devices, check_batch_size, free_memory, make_deterministic, own, own_places
+from jaxft.parallel import Devices, all_devices, check_batch_size, free_memory, make_deterministic, own, own_places
 from jaxft.processes import agreed, check_same, exchange, is_first
 from jaxft.records import Watcher
 from jaxft.resume import check_config, data_facts
@@ -49,6 +50,17 @@ class Inputs(NamedTuple):
     out: Path
     splits: Splits
     pretrained: Pretrained | None
+
+
+class Opened(NamedTuple):
+    """A run that could begin: its data are decoded and its state is on the devices."""
+
+    data: Data
+    facts: dict[str, Any]
+    """What tells these data from others."""
+    features: FeaturePlan
+    feed: Feed
+    run: Run
 
 
 def fit(
@@ -109,7 +121,32 @@ def train(
         keep_compiled(options.cache_folder)
     devices = agreed(lambda: all_devices(config.devices))
     inputs = agreed(lambda: open_inputs(name, config, options, splits, len(devices), display))
-    data = load_data(inputs.splits, config, options.decoded, free_memory(own(devices)), display.decoding)
+    data, facts, features, feed, run = open_run(
+        config, options, inputs.splits, inputs.pretrained, devices, display, plan_course
+    )
+    if is_first():
+        announce(config, data, feed, run, features, display)
+    job = Job(config, options, data, facts, inputs.out, display, watchers, started)
+    with ExitStack() as stack:
+        out, checkpoints = agreed(lambda: open_outputs(job, stack) if is_first() else (job.out, None))
+        return run_loop(job._replace(out=out), run, feed, checkpoints)
+
+
+def open_run(
+    config: Config,
+    options: Options,
+    splits: Splits,
+    pretrained: Pretrained | None,
+    devices: Devices,
+    display: Display,
+    plan: Callable[[Config, int], Course],
+) -> Opened:
+    """From what was read to what trains, by the course that `plan` makes of a number of images. In every process.
+
+    Raises:
+        UserError: what the images, the weights and the devices show.
+    """
+    data = load_data(splits, config, options.decoded, free_memory(own(devices)), display.decoding)
     facts = data_facts(data)
     check_same(facts)
     if not config.sync_bn:
@@ -128,18 +165,13 @@ def train(
     run = build(
         config,
         data.class_names,
-        inputs.pretrained,
+        pretrained,
         stores=None if keep else stores(data),
         class_weights=loss_weights(data, config),
         features=features.num_views,
-        course=plan_course(config, feed.num_train),
+        course=plan(config, feed.num_train),
     )
-    if is_first():
-        announce(config, data, feed, run, features, display)
-    job = Job(config, options, data, facts, inputs.out, display, watchers, started)
-    with ExitStack() as stack:
-        out, checkpoints = agreed(lambda: open_outputs(job, stack) if is_first() else (job.out, None))
-        return run_loop(job._replace(out=out), run, feed, checkpoints)
+    return Opened(data, facts, features, feed, run)
 
 
 def same_everywhere(config: Config, options: Options) -> Config:
@@ -166,16 +198,24 @@ def open_inputs(
         if options.resume and holds_run(out):
             for line in check_config(read_config(out / "config.json"), config, force=options.force):
                 display.say(line)
+    splits, pretrained = open_sources(config, options, splits, num_devices)
+    if is_first():
+        counts = count_notes(splits.train, balanced=config.balance != "none")
+        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+            display.say(note)
+    return Inputs(out, splits, pretrained)
+
+
+def open_sources(
+    config: Config, options: Options, splits: Splits | None, num_devices: int
+) -> tuple[Splits, Pretrained | None]:
+    """The images and the weights that a run begins with."""
     check_batch_size(config.batch_size, num_devices)
     whole = open_splits(config, options.cache_folder) if splits is None else splits
     splits = with_held_out(whole, config.images.holdout)
     pretrained = load_pretrained(config.model, options.cache_folder)
     check_batch_fits(len(splits.train), config.batch_size, config.accumulate)
-    if is_first():
-        counts = count_notes(splits.train, balanced=config.balance != "none")
-        for note in (*splits.notes, *counts, *leakage_notes(whole, shlex.quote(config.data))):
-            display.say(note)
-    return Inputs(out, splits, pretrained)
+    return splits, pretrained
 
 
 def open_outputs(job: Job, stack: ExitStack) -> tuple[Path, CheckpointManager]:
