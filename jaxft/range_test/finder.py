@@ -100,7 +100,7 @@ def check_alone(num_processes: int) -> None:
 
 
 def untested(splits: Splits) -> Splits:
-    """The same to train on, and one blank image to test on: neither the test set nor what is held out need be decoded."""
+    """The same to train on, and one blank image to test on: nothing else need be decoded."""
     blank = np.zeros((1, 8, 8, 3), np.uint8)
     return splits._replace(test=ArraySource(blank, [0], splits.train.class_names), val=None)
 
