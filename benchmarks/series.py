@@ -22,7 +22,7 @@ class Mean(NamedTuple):
         return f"{self.mean:.4f} ± {self.error:.4f}"
 
 
-def mean_of(values: Sequence[float]) -> Mean:
+def mean_of(values: Sequence[float] | np.ndarray) -> Mean:
     """The mean of at least 2 values."""
     return Mean(float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5)
 
