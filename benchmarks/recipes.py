@@ -32,17 +32,15 @@ PRESET = "preset"
 RECIPES = {
     PRESET: "",
     "head-first": "--head-epochs 1",
-    "head-first-2": "--head-epochs 2",
     "layer-decay": "--layer-decay 0.7",
     "freeze-layer2": "--freeze layer2",
     "head-only": "--freeze backbone",
-    "features": "--freeze backbone --augment none",
     "frozen-stats": "--batch-norm frozen-stats",
     "average": "--ema 0.9",  # 40 updates are few: with 0.99 the average hardly leaves the start.
     "smoothing": "--label-smoothing 0.1",
     "cosine": "--schedule cosine --warmup-epochs 0.5",
-    "l2-sp": "--l2-sp 0.01",
     "light": "--augment light",
+    "combined": "--freeze layer2 --layer-decay 0.7 --schedule cosine --warmup-epochs 0.5",
 }
 """Flags by name."""
 
