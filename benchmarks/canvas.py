@@ -7,12 +7,11 @@ training images differ: torchvision's RandomResizedCrop and flip of the whole ph
 from canvases of one size. Finished runs are kept in --runs, and a second call goes on from there.
 """
 
-import json
 import threading
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ from jaxft.errors import run_command
 from jaxft.host import num_cores
 from jaxft.loop import Hooks, Record, fit
 from results import conditions, table, write_section
+from series import append_log, mean_of, read_log
 
 TORCHVISION = "torchvision"
 """The arm without a canvas."""
@@ -69,16 +69,14 @@ def main() -> int:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     splits = open_folder(arguments.photos, val_fraction=0.2, seed=0)
     log = arguments.runs / "runs.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    done = {tuple(key): (accuracy, made) for *key, accuracy, made in map(json.loads, lines)}
+    done = read_log(log, num_keys=4)
     arms = (TORCHVISION, *map(str, arguments.canvases))
     for seed in range(arguments.seeds):
         for arm in arms:
             key = (arguments.photos.name, arguments.image_size, arm, seed)
             if key not in done:
-                done[key] = accuracy(arguments, splits, arm, seed), conditions()
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([*key, *done[key]]) + "\n")
+                done[key] = [accuracy(arguments, splits, arm, seed), conditions()]
+                append_log(log, [*key, *done[key]])
             print(*key, f"{done[key][0]:.4f}", flush=True)
     found = {
         arm: [done[arguments.photos.name, arguments.image_size, arm, s] for s in range(arguments.seeds)] for arm in arms
@@ -134,16 +132,17 @@ def torchvision_batches(source: Source, config: Config, step: int) -> Batches:
             yield Batch._make((np.stack(images), sizes, np.array(labels, np.int32), positions))
 
 
-def report(arguments: Arguments, found: dict[str, list[tuple[float, str]]]) -> None:
+def report(arguments: Arguments, found: dict[str, list[list[Any]]]) -> None:
     """Print the table and keep it in RESULTS.md."""
-    reference = [accuracy for accuracy, _ in found[TORCHVISION]]
+    reference = mean_of([accuracy for accuracy, _ in found[TORCHVISION]])
     rows = []
     for arm, runs in found.items():
         ours = [accuracy for accuracy, _ in runs]
+        mean = mean_of(ours)
         name = "torchvision, on the fly" if arm == TORCHVISION else f"canvas of {arm}"
-        apart = f"{np.mean(ours) - np.mean(reference):+.4f} ± {np.hypot(error(ours), error(reference)):.4f}"
+        apart = f"{mean.mean - reference.mean:+.4f} ± {np.hypot(mean.error, reference.error):.4f}"
         seeds = " ".join(f"{each:.3f}" for each in ours)
-        rows.append([name, f"{np.mean(ours):.4f} ± {error(ours):.4f}", "" if arm == TORCHVISION else apart, seeds])
+        rows.append([name, str(mean), "" if arm == TORCHVISION else apart, seeds])
     made = "; ".join(sorted({each for runs in found.values() for _, each in runs}))
     canvases = " ".join(map(str, arguments.canvases))
     text = f"""Test accuracy after the last of {FOLDER.epochs} epochs, mean ± standard error over {arguments.seeds}
@@ -158,11 +157,6 @@ seeds: the `folder` preset, ResNet18 in float32 at {arguments.image_size} pixels
         --image-size {arguments.image_size} --canvases {canvases} --seeds {arguments.seeds}"""
     print(text)
     write_section("Training from canvases", text)
-
-
-def error(values: Sequence[float]) -> float:
-    """Standard error of the mean."""
-    return float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
 if __name__ == "__main__":

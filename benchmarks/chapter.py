@@ -9,7 +9,6 @@ compute in float32, on a GPU where one is. Every finished run is kept in --runs,
 
 import dataclasses
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import torch
 import tyro
 from torch import nn
@@ -29,8 +27,9 @@ from convert.weights import load_weights
 from jaxft.config import Config
 from jaxft.config_file import to_json
 from jaxft.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from jaxft.errors import UserError, run_command
+from jaxft.errors import run_command
 from results import conditions, table, write_section
+from series import Mean, append_log, check_arguments, mean_of, read_log, subset
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STARTS = ("pretrained", "scratch")
@@ -84,16 +83,13 @@ def main() -> int:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     base = preset(arguments.preset)
     data = arguments.data.resolve()
-    if not (data / "train").is_dir():
-        raise UserError(f"--data {arguments.data}: has no train/. Pass a folder with train/ and val/ or test/.")
-    if arguments.seeds < 2:
-        raise UserError(f"--seeds {arguments.seeds}: a standard error needs at least 2.")
+    check_arguments(arguments.data, arguments.seeds)
     if arguments.subset:
         data = subset(data, arguments.subset, arguments.runs / f"photos-{arguments.subset}")
     images = dataclasses.replace(base.images, image_size=arguments.image_size)
     base = dataclasses.replace(base, data=str(data), images=images, precision="float32")
     log = arguments.runs / "runs.jsonl"
-    earlier = read_log(log)
+    earlier = {key: Finished(*values) for key, values in read_log(log, num_keys=2).items()}
     done = {}
     # The peers take turns, so that a cut series is a fair one.
     for cell in [Cell(peer, start, seed) for seed in range(arguments.seeds) for start in STARTS for peer in PEERS]:
@@ -102,49 +98,11 @@ def main() -> int:
         if key not in earlier:
             accuracy = run_torch(config) if cell.peer == "PyTorch" else run_jaxft(config, arguments.runs / "run")
             earlier[key] = Finished(accuracy, conditions())
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([*key, *earlier[key]]) + "\n")
+            append_log(log, [*key, *earlier[key]])
         done[cell] = earlier[key]
         print(*cell, f"{done[cell].accuracy:.4f}", flush=True)
     report(arguments, base, done)
     return 0
-
-
-def read_log(log: Path) -> dict[tuple[str, str], Finished]:
-    """The runs that earlier calls finished, by peer and config."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    entries = [json.loads(line) for line in lines]
-    return {(peer, config): Finished(*finished) for peer, config, *finished in entries}
-
-
-def subset(data: Path, counts: str, target: Path) -> Path:
-    """A folder of links to a fixed draw of the training photographs, such as 500+500, and to all the test photographs.
-
-    Raises:
-        UserError: not a number for each class, or more photographs than there are.
-    """
-    names = sorted(folder.name for folder in (data / "train").iterdir())
-    numbers = [int(count) for count in counts.split("+") if count.isdigit()]
-    if len(names) != len(numbers):
-        raise UserError(f"--subset {counts}: {data / 'train'} has {len(names)} classes. Write it like 500+500.")
-    for name, count in zip(names, numbers, strict=True):
-        photos = sorted((data / "train" / name).iterdir())
-        if count > len(photos):
-            raise UserError(f"--subset {counts}: {data / 'train' / name} has {len(photos)} files. Pass at most that.")
-        folder = target / "train" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for photo in random.Random(0).sample(photos, count):
-            link(folder / photo.name, photo)
-    for split in ("val", "test"):
-        if (data / split).exists():
-            link(target / split, data / split)
-    return target.resolve()
-
-
-def link(place: Path, target: Path) -> None:
-    """A symbolic link, if it is not there yet."""
-    if not place.is_symlink():
-        place.symlink_to(target)
 
 
 def recipe(base: Config, cell: Cell, weights: Path, scratch_lr_mult: float) -> Config:
@@ -251,12 +209,12 @@ SGD for {base.epochs} epochs, batch {base.batch_size}, momentum {optim.momentum:
     write_section(f"The chapter's table: {arguments.data.name}, {arguments.image_size} pixels", text)
 
 
-def add_row(rows: list[list[str]], done: dict[Cell, Finished], start: str, peer: str) -> tuple[float, float]:
+def add_row(rows: list[list[str]], done: dict[Cell, Finished], start: str, peer: str) -> Mean:
     """Add a peer's row for one kind of weights; returns its mean accuracy and the standard error of that."""
     accuracies = [done[cell].accuracy for cell in sorted(done) if (cell.peer, cell.start) == (peer, start)]
-    mean, error = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)) / len(accuracies) ** 0.5
-    rows.append([start, peer, f"{mean:.4f} ± {error:.4f}", " ".join(f"{each:.3f}" for each in accuracies)])
-    return mean, error
+    mean = mean_of(accuracies)
+    rows.append([start, peer, str(mean), " ".join(f"{each:.3f}" for each in accuracies)])
+    return mean
 
 
 if __name__ == "__main__":
