@@ -20,8 +20,6 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from jaxft.arguments import parse
-from jaxft.config_file import to_json
 from jaxft.errors import UserError, run_command
 from results import conditions, table, write_section
 from series import append_log, check_arguments, mean_of, read_log, subset
@@ -40,6 +38,7 @@ RECIPES = {
     "smoothing": "--label-smoothing 0.1",
     "cosine": "--schedule cosine --warmup-epochs 0.5",
     "light": "--augment light",
+    "auto": "--recipe auto --budget 20",
     "combined": "--freeze layer2 --layer-decay 0.7 --schedule cosine --warmup-epochs 0.5",
 }
 """Flags by name."""
@@ -95,17 +94,17 @@ def main() -> int:
         data = subset(data, arguments.subset, arguments.runs / f"photos-{arguments.subset}")
     names = [name for name in RECIPES if not arguments.only or name in (PRESET, *arguments.only)]
     log = arguments.runs / "runs.jsonl"
-    earlier = {config: Finished(*values) for (config,), values in read_log(log, num_keys=1).items()}
+    earlier = {line: Finished(*values) for (line,), values in read_log(log, num_keys=1).items()}
     done: dict[str, list[Finished]] = {name: [] for name in names}
     for seed in range(arguments.seeds):
         for name in names:
             words = train_words(arguments, data, name, seed)
-            config = to_json(parse(words)[1].config)
-            if config not in earlier:
-                earlier[config] = train(words, arguments.runs)
-                append_log(log, [config, *earlier[config]])
-            done[name].append(earlier[config])
-            print(f"seed {seed}, {name}: {earlier[config].accuracy:.4f}, {earlier[config].loss:.4f} nats", flush=True)
+            line = shlex.join(words)
+            if line not in earlier:
+                earlier[line] = train(words, arguments.runs)
+                append_log(log, [line, *earlier[line]])
+            done[name].append(earlier[line])
+            print(f"seed {seed}, {name}: {earlier[line].accuracy:.4f}, {earlier[line].loss:.4f} nats", flush=True)
     text = report(arguments, done)
     print(text)
     if not arguments.only:

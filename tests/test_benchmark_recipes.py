@@ -18,13 +18,15 @@ from recipes import PRESET, RECIPES, Finished, rows
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_the_preset_with_its_flags_changed(name):
     _, arguments = parse(["folder", *shlex.split(RECIPES[name])])
-    flags = {word for word in shlex.split(RECIPES[name]) if word.startswith("--")}
+    flags = {word for word in shlex.split(RECIPES[name]) if word.startswith("--")} - {"--recipe", "--budget"}
+    assert (arguments.finder.recipe == "auto") == ("--recipe" in RECIPES[name])
     assert set(differences(FOLDER, arguments.config)) == flags
-    assert bool(flags) == (name != PRESET)
+    assert bool(flags) == (name not in (PRESET, "auto"))
 
 
 def test_no_two_recipes_are_one():
-    assert len({parse(["folder", *shlex.split(flags)])[1].config for flags in RECIPES.values()}) == len(RECIPES)
+    found = [parse(["folder", *shlex.split(flags)])[1] for flags in RECIPES.values()]
+    assert len({(each.config, each.finder) for each in found}) == len(RECIPES)
 
 
 def test_the_table_pairs_each_seed_with_the_presets():
