@@ -23,9 +23,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Not the config: it checks its own values, with messages that tests read.
 MODULES = sorted(Path(jaxft.__path__[0]).glob("*.py"))
 CHECKED = [f"jaxft.{module.stem}" for module in MODULES if module.stem not in ("__init__", "config")]
-install_import_hook(
-    [*CHECKED, "jaxft.comparison", "jaxft.data", "jaxft.formats", "jaxft.report", "jaxft.sweeping", "convert"], "typecheck.typecheck"
-)
+PACKAGES = [f"jaxft.{name}" for name in ("comparison", "data", "formats", "report", "sweeping")]
+install_import_hook([*CHECKED, *PACKAGES, "convert"], "typecheck.typecheck")
 
 
 @pytest.fixture(scope="session", autouse=True)
