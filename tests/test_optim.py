@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jaxft.config import OptimConfig
-from jaxft.optim import learning_rates, make_optimizer, rate_labels
+from jaxft.optim import learning_rates, make_optimizer, numbers_of, rate_labels
 from jaxft.paths import by_name
 from jaxft.resnet import STAGES, frozen_stages, make_resnet
 
@@ -166,3 +166,28 @@ def test_what_is_frozen_gets_no_update_decay_or_momentum():
     moved = {name for name, leaf in by_name(updates).items() if np.any(leaf)}
     assert moved == {"layer4_0/kernel", "fc/kernel"}
     assert len(jax.tree.leaves(state)) == 2  # One momentum each.
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimConfig(lr=LR, weight_decay=DECAY, momentum=0.9, l2_sp=0.3, clip_norm=0.5, layer_decay=0.5),
+        OptimConfig(lr=LR, weight_decay=DECAY, optimizer="adamw", clip_norm=0.5),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_numbers_that_are_traced_train_as_those_of_the_config(config):
+    params, grads = tiny_params(), drawn_gradients(3)
+    labels = rate_labels(params, frozen_stages("stem"))
+    other = OptimConfig(lr=9.0, weight_decay=9.0, optimizer=config.optimizer)
+
+    def trained(numbers):
+        tx = make_optimizer(other, labels, numbers=numbers)
+        state, now = tx.init(params), params
+        for grad in grads:
+            updates, state = tx.update(grad, state, now)
+            now = optax.apply_updates(now, updates)
+        return now
+
+    numbers = jax.tree.map(jnp.float32, numbers_of(config))
+    close(by_name(jax.jit(trained)(numbers)), updated(config, params, grads, frozen_stages("stem")))

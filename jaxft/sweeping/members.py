@@ -132,7 +132,7 @@ def make_program(
 
     def init(variables: Any) -> TrainState:
         first = course.parts[0]
-        numbers = jax.tree.map(lambda number: number[0], recipes[first].optim)
+        numbers = jax.tree.map(lambda number: float(number[0]), recipes[first].optim)
         tx = make_optimizer(base.optim, labels, course.schedule, first.waiting, numbers)
         average = base.regular.ema is not None
         return init_state(variables["params"], variables["batch_stats"], tx, average=average)
