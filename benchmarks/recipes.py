@@ -38,7 +38,7 @@ RECIPES = {
     "smoothing": "--label-smoothing 0.1",
     "cosine": "--schedule cosine --warmup-epochs 0.5",
     "light": "--augment light",
-    "auto": "--recipe auto --budget 20",
+    "auto": "--recipe auto --budget 8",
     "combined": "--freeze layer2 --layer-decay 0.7 --schedule cosine --warmup-epochs 0.5",
 }
 """Flags by name."""
