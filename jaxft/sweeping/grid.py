@@ -54,7 +54,7 @@ def parse_values(flag: str, text: str) -> Sequence[Any]:
         f"{flag} {text}: no range. Write FROM:TO:HOW_MANY, two positive numbers and at least 2, e.g. 1e-4:1e-1:8, or a "
         "list, e.g. 0,1e-4,1e-3.",
     )
-    return [float(f"{value:.{DIGITS}g}") for value in np.geomspace(*ends, parts[2])]
+    return [float(f"{value:.{DIGITS}g}") for value in np.geomspace(ends[0], ends[1], parts[2])]
 
 
 def parse_value(word: str) -> Any:

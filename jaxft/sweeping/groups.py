@@ -152,4 +152,4 @@ def bytes_of_step(group: Group) -> int:
         batch = program.put(jax.tree.map(lambda x: x[None], next(batches)))
     recipes = program.put_recipes(phase, [0] * num)
     analysis = phase.step.lower(state, batch, group.keys[:1], recipes).compile().memory_analysis()
-    return int(analysis.temp_size_in_bytes)
+    return 0 if analysis is None else int(analysis.temp_size_in_bytes)

@@ -212,7 +212,7 @@ def stacked_recipes(configs: Sequence[Config], part: Part) -> Recipes:
     )
 
 
-def stacked(numbers: Sequence[Any], neutral: float) -> Any:
+def stacked(numbers: Sequence[Any], neutral: Any) -> Any:
     """As float32 [m]; None where there are none."""
     if all(number is None for number in numbers):
         return None
