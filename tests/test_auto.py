@@ -12,7 +12,7 @@ from jaxft.data.sources import ArraySource, Source, Splits
 from jaxft.errors import UserError
 from jaxft.options import Options
 from jaxft.sweeping import auto
-from jaxft.sweeping.auto import Stopwatch, affordable, choose_recipe, head_recipes
+from jaxft.sweeping.auto import Stopwatch, Tried, affordable, choose_recipe, head_recipes, pick
 from jaxft.sweeping.choice import Ranked
 from jaxft.sweeping.fit_many import Sweep
 
@@ -55,6 +55,17 @@ def test_a_pass_is_timed_without_its_first_batch_and_alone(monkeypatch):
     assert watch.seconds_of_a_pass(96) == pytest.approx(2 / 48 * 96)
 
 
+def test_of_what_accuracy_cannot_tell_apart_the_loss_decides():
+    def tried(accuracy: float, loss: float) -> Tried:
+        return Tried(CONFIG, {}, Ranked(0, (), 1, accuracy, None, loss))
+
+    # Of 100 images, one standard error of 0.9 is 0.03.
+    found = [tried(0.90, 1.5), tried(0.875, 0.4), tried(0.86, 0.1), tried(0.89, float("nan"))]
+    assert pick(found, 100) is found[1]
+    assert pick(found, 10) is found[2]
+    assert pick(found[:1], 100) is found[0]
+
+
 def test_a_schedule_of_ones_own_is_kept():
     own = replace(CONFIG, schedule=replace(CONFIG.schedule, schedule="linear"))
     assert len(head_recipes(CONFIG)) == 2 * len(head_recipes(own))
@@ -71,7 +82,7 @@ def tried(monkeypatch):
         for done in (16, 32):
             hooks.progress("computing training features", done, 32)
         ranked = [
-            Ranked(i, (), 1, 0.9 if config.model.freeze == best["freeze"] else 0.8, None, 0.1 * i)
+            Ranked(i, (), 1, 0.9 if config.model.freeze == best["freeze"] else 0.5, None, 0.1 * i)
             for i, config in enumerate(configs)
         ]
         return Sweep(sorted(ranked, key=lambda each: -each.accuracy), NAMES, None)

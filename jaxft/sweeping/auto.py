@@ -1,7 +1,9 @@
 """`--recipe auto`: which stages train, at which rates and by which schedule, by short sweeps in a few minutes.
 
-The rule. A fifth of each training class is held out (or `--holdout`), and recipes are ranked by their accuracy there,
-as `jaxft.sweep` does; every one has the epochs and the other settings of the run. Three rounds, from what costs least:
+The rule. A fifth of each training class is held out (or `--holdout`). The recipe is the one of the lowest loss there
+among those whose accuracy is within a standard error of the best: of few images accuracy tells little, and one that is
+sure of its mistakes may have as much of it as another. All have the epochs and the other settings of the run. Three
+rounds, from what costs least:
 
 1. The head alone, on features that are computed once: five rates, constant and cosine with half an epoch of warm-up,
    three seeds. The better schedule is that of the other rounds.
@@ -14,6 +16,7 @@ A round that would take too long is tried with one seed, then with the preset's 
 second and third where a class has fewer than 8 images to train on.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -56,7 +59,7 @@ class Choice(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """The best recipe of a round."""
+    """A recipe that was tried."""
 
     config: Config
     changes: dict[str, float | str]
@@ -87,20 +90,22 @@ def choose_recipe(
     watch = Stopwatch(progress)
     end = time.monotonic() + SHARE * 60 * minutes
 
-    def try_round(what: str, recipes: Sequence[dict[str, float | str]], num_seeds: int) -> Tried:
+    def try_round(what: str, recipes: Sequence[dict[str, float | str]], num_seeds: int) -> list[Tried]:
         configs = [with_flags(config, changes) for changes in recipes]
         seeds = range(config.seed, config.seed + num_seeds)
         hooks = Hooks(progress=watch.progress)
-        best = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks).ranked[0]
-        found = Tried(configs[best.recipe], recipes[best.recipe], best)
+        ranked = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks).ranked
+        found = [Tried(configs[each.recipe], recipes[each.recipe], each) for each in ranked]
+        _, changes, best = pick(found, held)
         tried = f"{plural(len(recipes), 'recipe', 'recipes')}, {plural(num_seeds, 'seed', 'seeds')}"
-        say(f"auto: {what} ({tried}): held-out accuracy {best.accuracy:.4f} with {in_words(found.changes)}")
+        told = f"held-out accuracy {best.accuracy:.4f}, loss {best.loss:.4f} with {in_words(changes)}"
+        say(f"auto: {what} ({tried}): {told}")
         return found
 
     held = len(whole.train) - len(train)
     say(f"auto: {len(train)} images to train on, {held} held out to choose by; the test set is not looked at")
-    rounds = [try_round("the head alone", head_recipes(config), HEAD_SEEDS)]
-    schedule = {flag: value for flag, value in rounds[0].changes.items() if flag in schedule_flags(config)[-1]}
+    tried = try_round("the head alone", head_recipes(config), HEAD_SEEDS)
+    schedule = {flag: value for flag, value in pick(tried, held).changes.items() if flag in schedule_flags(config)[-1]}
     if fewest < FEW:
         say(f"auto: a class has {fewest} images to train on, fewer than {FEW}: the body stays as it is")
     for freeze, passes in PASSES.items() if fewest >= FEW else ():
@@ -112,9 +117,17 @@ def choose_recipe(
             say(f"auto: {what} is not tried: a run would take about {each:.0f} s. Pass a larger --budget for it")
             continue
         num_recipes, num_seeds = plan
-        rounds.append(try_round(what, recipes[:num_recipes], num_seeds))
-    best = max(rounds, key=lambda tried: (tried.ranked.accuracy, -tried.ranked.loss))
+        tried += try_round(what, recipes[:num_recipes], num_seeds)
+    best = pick(tried, held)
     return Choice(best.config, in_words(best.changes), best.ranked.accuracy)
+
+
+def pick(tried: Sequence[Tried], num_images: int) -> Tried:
+    """Of those within a standard error of the best accuracy on so many images, the one of the lowest loss."""
+    best = max(each.ranked.accuracy for each in tried)
+    least = best - math.sqrt(best * (1 - best) / num_images)
+    near = [each for each in tried if each.ranked.accuracy >= least and math.isfinite(each.ranked.loss)]
+    return min(near or tried, key=lambda each: each.ranked.loss)
 
 
 def check_open(config: Config) -> None:
