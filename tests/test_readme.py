@@ -146,8 +146,9 @@ def test_a_command_line_parses(words, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tyro, "cli", parse_only)
     monkeypatch.chdir(tmp_path)
-    Path("RUN").mkdir()
-    Path("RUN/config.json").write_text(to_json(jaxft.Config()))
+    for file in ("RUN/config.json", "SWEEP/best.json"):
+        Path(file).parent.mkdir()
+        Path(file).write_text(to_json(jaxft.Config()))
     name, *flags = [PLACEHOLDERS.get(word, word) for word in words]
     package = find_spec(name).submodule_search_locations is not None
     with pytest.raises(ParsedError):

@@ -394,7 +394,9 @@ def _place(best, one):
 
 
 def test_a_soup_takes_members_that_begin_alike():
-    best = made_up([0, 1, 0, 1, 0, 1])
+    second = greedy(made_up([0] * 6))[0][1].recipe  # Taken as long as its seed does not count.
+    best = made_up([int(recipe == second) for recipe in range(6)])
+    assert {one.seed for one in greedy(best)[0]} == {0, 1}
     of_soup, _ = soup(best, predict, LABELS)
     assert {one.seed for one in of_soup.members} == {best[0].member.seed}
     assert of_soup.members == greedy([each for each in best if each.member.seed == best[0].member.seed])[0]
