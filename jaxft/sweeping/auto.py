@@ -32,7 +32,7 @@ from jaxft.options import Options
 from jaxft.report.words import plural
 from jaxft.sweeping.choice import Ranked
 from jaxft.sweeping.fit_many import HOLDOUT, Hooks, fit_many
-from jaxft.sweeping.grid import in_words
+from jaxft.sweeping.grid import in_words, rounded
 
 HEAD_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Of the preset's rate, for a head on features."""
@@ -45,7 +45,6 @@ FEW = 8
 """Images of a class below which the body stays as it is."""
 SHARE = 0.5
 """Of the minutes, for trying."""
-DIGITS = 4
 
 
 class Choice(NamedTuple):
@@ -94,7 +93,7 @@ def choose_recipe(
         configs = [with_flags(config, changes) for changes in recipes]
         seeds = range(config.seed, config.seed + num_seeds)
         hooks = Hooks(progress=watch.progress)
-        ranked = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks).ranked
+        ranked = fit_many(configs, seeds=seeds, data=whole, options=options, hooks=hooks, averages=False).ranked
         found = [Tried(configs[each.recipe], recipes[each.recipe], each) for each in ranked]
         _, changes, best = pick(found, held)
         tried = f"{plural(len(recipes), 'recipe', 'recipes')}, {plural(num_seeds, 'seed', 'seeds')}"
@@ -161,11 +160,6 @@ def schedule_flags(config: Config) -> list[dict[str, float | str]]:
     if config.schedule.schedule != "constant" or config.schedule.warmup_epochs:
         return [{}]
     return [{}, {"--schedule": "cosine", "--warmup-epochs": 0.5}]
-
-
-def rounded(value: float) -> float:
-    """To a few digits."""
-    return float(f"{value:.{DIGITS}g}")
 
 
 def affordable(each: float, seconds: float, num_recipes: int) -> tuple[int, int] | None:

@@ -62,7 +62,7 @@ class Sweep(NamedTuple):
     """The best first."""
     class_names: tuple[str, ...]
     averages: Averages | None
-    """None where the best members were not trained now, or differ in their network."""
+    """None where they were not asked for, or the best members were not trained now or differ in their network."""
 
 
 def fit_many(
@@ -74,6 +74,7 @@ def fit_many(
     options: Options | None = None,
     known: Sequence[Member] = (),
     hooks: Hooks | None = None,
+    averages: bool = True,
 ) -> Sweep:
     """Train every config with every seed on part of the training set, and rank them by the rest of it.
 
@@ -89,6 +90,7 @@ def fit_many(
         options: where decoded images are kept.
         known: members that have ended before; not with `halving`.
         hooks: what to call.
+        averages: try averages of the best members too.
 
     Raises:
         UserError: as `jaxft.train` does for one of the configs.
@@ -127,8 +129,8 @@ def fit_many(
         members += [each.member for each in ended]
         hooks.on_members([each.member for each in ended])
         best.add([each for each in ended if is_whole(each.member, configs)])
-    averages = averaged(best.members(), configs, held_out, options) if not known else None
-    return Sweep(rank(members, [config.epochs for config in configs]), tuple(train.class_names), averages)
+    found = averaged(best.members(), configs, held_out, options) if averages and not known else None
+    return Sweep(rank(members, [config.epochs for config in configs]), tuple(train.class_names), found)
 
 
 def check_sweepable(config: Config) -> None:

@@ -16,7 +16,7 @@ Grid = Mapping[str, Sequence[Any]]
 """The values of each flag that has several."""
 
 DIGITS = 4
-"""Of the rates of a range."""
+"""Of rates that are computed."""
 
 
 def take_grid(words: Sequence[str]) -> tuple[Grid, list[str]]:
@@ -54,7 +54,12 @@ def parse_values(flag: str, text: str) -> Sequence[Any]:
         f"{flag} {text}: no range. Write FROM:TO:HOW_MANY, two positive numbers and at least 2, e.g. 1e-4:1e-1:8, or a "
         "list, e.g. 0,1e-4,1e-3.",
     )
-    return [float(f"{value:.{DIGITS}g}") for value in np.geomspace(ends[0], ends[1], parts[2])]
+    return [rounded(value) for value in np.geomspace(ends[0], ends[1], parts[2])]
+
+
+def rounded(value: float) -> float:
+    """To a few digits."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def parse_value(word: str) -> Any:
@@ -80,7 +85,8 @@ def recipes_of(base: Config, grid: Grid) -> list[Config]:
 
 def changes_of(config: Config, grid: Grid) -> dict[str, Any]:
     """What the grid's flags are in a config."""
-    return {flag: by_flag(config)[flag] for flag in grid}
+    values = by_flag(config)
+    return {flag: values[flag] for flag in grid}
 
 
 def in_words(changes: Mapping[str, Any]) -> str:

@@ -113,7 +113,8 @@ def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Ite
         for chunk in chunks(group, left):
             standing = go_on(group, chunk, paused) if rung else begin(group, chunk)
             standing = advance(group, chunk, standing, num_epochs, on_epoch)
-            members, state = trained(group, chunk, standing), jax.device_get(standing.state)
+            state = jax.device_get(standing.state)
+            members = trained(group, chunk, standing._replace(state=state))
             own, counts = group.program.own_leaves(state), group.program.counts(state)
             for (i, j), member in zip(np.ndindex(len(chunk.seeds), chunk.num_recipes), members, strict=True):
                 paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], counts, member)
