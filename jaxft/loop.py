@@ -1,9 +1,9 @@
 """The run on one page: train, look, evaluate, keep. No compilation, files or terminal in here."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -137,15 +137,21 @@ def evaluate(run: Run, state: TrainState, feed: Feed, split: str, step: int, epo
         NonFiniteLossError: the loss is not finite: the last update was the one too many.
     """
     clock = Clock()
-    sums: list[EvalSums] = []
-    for batch in put_ahead(feed.val() if split == "val" else feed.test(), run.put):
-        sums.append(run.eval_step(state, batch))
-        jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
-    loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
+    batches = put_ahead(feed.val() if split == "val" else feed.test(), run.put)
+    loss, correct, images = summed(run.eval_step, state, batches)
     if not np.isfinite(loss):
         raise NonFiniteLossError(step)
     clock.images = int(images)
     return Record(step, epoch, split, float(loss / images), float(correct / images), clock.rate())
+
+
+def summed(eval_step: Callable[..., EvalSums], state: TrainState, batches: Iterator[Any]) -> np.ndarray:
+    """The three sums over batches that are on the devices: float64 [3, …]."""
+    sums: list[EvalSums] = []
+    for batch in batches:
+        sums.append(eval_step(state, batch))
+        jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
+    return np.asarray(jax.device_get(sums), np.float64).sum(0)
 
 
 def window_record(

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxft.config import Config
-from jaxft.loop import IN_FLIGHT
+from jaxft.loop import IN_FLIGHT, summed
 from jaxft.parallel import put_ahead
-from jaxft.step import EvalSums, TrainState, variables_of
+from jaxft.step import TrainState, variables_of
 from jaxft.sweeping.folder import Epoch, Member
 from jaxft.sweeping.groups import Group, Inputs, open_group, structures
 
@@ -211,12 +211,9 @@ def stacked(batches: Sequence[Any]) -> Any:
 
 def evaluate(group: Group, state: TrainState) -> tuple[Any, Any]:
     """Loss and accuracy over every held-out image, [s, m] each."""
-    sums: list[EvalSums] = []
     with closing(group.tests()) as tests:
-        for batch in put_ahead(tests, group.program.put):
-            sums.append(group.program.eval_step(state, batch))
-            jax.block_until_ready(sums[-1 - IN_FLIGHT : -IN_FLIGHT])
-    loss, correct, images = np.asarray(jax.device_get(sums), np.float64).sum(0)
+        batches = put_ahead(tests, group.program.put)
+        loss, correct, images = summed(group.program.eval_step, state, batches)
     return loss / images, correct / images
 
 
