@@ -36,10 +36,7 @@ RECIPES = {
     "frozen-stats": "--batch-norm frozen-stats",
     "average": "--ema 0.9",  # 40 updates are few: with 0.99 the average hardly leaves the start.
     "smoothing": "--label-smoothing 0.1",
-    "cosine": "--schedule cosine --warmup-epochs 0.5",
-    "light": "--augment light",
     "auto": "--recipe auto --budget 8",
-    "combined": "--freeze layer2 --layer-decay 0.7 --schedule cosine --warmup-epochs 0.5",
 }
 """Flags by name."""
 
