@@ -11,15 +11,15 @@ from jaxft.arguments import Arguments, Hosts
 from jaxft.checks import check
 from jaxft.compiled import keep_compiled
 from jaxft.config import Config
+from jaxft.config_file import read_config
 from jaxft.console import Display, Terminal
 from jaxft.errors import EXIT_NONFINITE, EXIT_STOPPED
 from jaxft.launch import Processes, find
-from jaxft.options import Options
 from jaxft.parallel import make_deterministic
 from jaxft.processes import is_first, joined
 from jaxft.run_folder import find_run_folder, holds_run
 from jaxft.session import DivergedError
-from jaxft.sweeping.auto import choose_recipe
+from jaxft.sweeping.auto import choose_recipe, with_recipe_of
 from jaxft.training import train
 
 
@@ -37,13 +37,8 @@ def among_processes(config: Config, hosts: Hosts) -> Iterator[None]:
         yield
 
 
-def goes_on(options: Options) -> bool:
-    """Whether a run is carried on, whose recipe is known."""
-    return options.resume and options.out is not None and holds_run(options.out)
-
-
-def found_recipe(config: Config, arguments: Arguments, display: Display) -> Config:
-    """The config with the recipe that does best on held-out training images.
+def found_recipe(name: str, config: Config, arguments: Arguments, display: Display) -> Config:
+    """The config with the recipe that does best on held-out training images, or with that of the run to carry on.
 
     Raises:
         UserError: what the user can mend; or several processes.
@@ -53,8 +48,10 @@ def found_recipe(config: Config, arguments: Arguments, display: Display) -> Conf
         "--recipe auto needs one process. Find the recipe on one host and pass its RUN/config.json with --config.",
     )
     options, minutes = arguments.options, arguments.finder.budget
-    if options.out is not None:
-        find_run_folder(options.out, "run", resume=options.resume)  # A folder that cannot be is told before the sweeps.
+    out = find_run_folder(options.out, name, resume=options.resume)  # Told before the sweeps where it cannot be.
+    if options.resume and holds_run(out):
+        display.say(f"auto: the recipe is the one that {out} has")
+        return with_recipe_of(config, read_config(out / "config.json"))
     if options.cache:
         keep_compiled(options.cache_folder)
     choice = choose_recipe(config, minutes, options=options, say=display.say, progress=display.working)
@@ -73,8 +70,8 @@ def run(name: str, arguments: Arguments, started: float) -> int:
         console = Terminal(soft_wrap=True, quiet=not is_first())
         with Display(console, config.epochs) as display:
             try:
-                if arguments.finder.recipe == "auto" and not goes_on(arguments.options):
-                    config = found_recipe(config, arguments, display)
+                if arguments.finder.recipe == "auto":
+                    config = found_recipe(name, config, arguments, display)
                 result = train(name, config, arguments.options, display, started=started)
             except DivergedError as error:
                 if is_first():

@@ -5,16 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import jaxft.command
 from configs import preset
 from jaxft.arguments import parse
+from jaxft.config import Config
+from jaxft.config_file import read_config, to_json, with_flags
 from jaxft.data.kitchen import target_set
 from jaxft.data.sources import ArraySource, Source, Splits
 from jaxft.errors import UserError
 from jaxft.options import Options
 from jaxft.sweeping import auto
-from jaxft.sweeping.auto import Stopwatch, Tried, affordable, choose_recipe, head_recipes, pick
+from jaxft.sweeping.auto import Choice, Stopwatch, Tried, affordable, choose_recipe, head_recipes, pick
 from jaxft.sweeping.choice import Ranked
 from jaxft.sweeping.fit_many import Sweep
+from jaxft.train import main
 
 NAMES = ("hot_dog", "not_hot_dog")
 CONFIG = replace(preset("demo"), epochs=1, batch_size=16)
@@ -139,6 +143,51 @@ def test_a_recipe_is_found_without_the_test_set(tmp_path, monkeypatch):
 def test_what_leaves_nothing_to_choose_is_refused(flags, message):
     with pytest.raises(UserError, match=message):
         choose_recipe(parse(["demo", *flags])[1].config, 1)
+
+
+def test_a_run_of_a_found_recipe_is_carried_on_by_its_own_command(tmp_path, monkeypatch, capsys):
+    words = [
+        "demo",
+        *SMALL[:6],
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--recipe",
+        "auto",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    changes = {
+        "--freeze": "backbone",
+        "--augment": "none",
+        "--lr": 0.05,
+        "--schedule": "cosine",
+        "--warmup-epochs": 0.5,
+    }
+    found: list[Config] = []
+
+    def choose(config, *_, **__):
+        found.append(with_flags(config, changes))
+        return Choice(found[0], "", 1.0)
+
+    monkeypatch.setattr(jaxft.command, "choose_recipe", choose)
+    for words_too in ([], ["--resume"]):
+        assert main([*words, *words_too]) == 0
+        assert read_config(tmp_path / "run" / "config.json") == found[0]
+    assert len(found) == 1
+    assert f"auto: the recipe is the one that {tmp_path / 'run'} has" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["demo", "--resume"], "--resume needs the run's folder"), (["demo", "--out", "{taken}"], "holds a run already")],
+)
+def test_a_folder_that_cannot_be_is_told_before_the_sweeps(words, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxft.command, "choose_recipe", lambda *_, **__: pytest.fail("a sweep began"))
+    (tmp_path / "config.json").write_text(to_json(CONFIG))
+    with pytest.raises(UserError, match=message):
+        main([*(word.format(taken=tmp_path) for word in words), "--recipe", "auto"])
 
 
 def test_a_budget_is_some_minutes(capsys):

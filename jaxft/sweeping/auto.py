@@ -19,6 +19,7 @@ second and third where a class has fewer than 8 images to train on.
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -119,6 +120,17 @@ def choose_recipe(
         tried += try_round(what, recipes[:num_recipes], num_seeds)
     best = pick(tried, held)
     return Choice(best.config, in_words(best.changes), best.ranked.accuracy)
+
+
+def with_recipe_of(config: Config, found: Config) -> Config:
+    """The config with what was chosen for another one, that of a run which has begun."""
+    return replace(
+        config,
+        model=replace(config.model, freeze=found.model.freeze),
+        images=replace(config.images, augment=found.images.augment),
+        optim=replace(config.optim, lr=found.optim.lr),
+        schedule=replace(config.schedule, schedule=found.schedule.schedule, warmup_epochs=found.schedule.warmup_epochs),
+    )
 
 
 def pick(tried: Sequence[Tried], num_images: int) -> Tried:
