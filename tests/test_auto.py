@@ -146,18 +146,8 @@ def test_what_leaves_nothing_to_choose_is_refused(flags, message):
 
 
 def test_a_run_of_a_found_recipe_is_carried_on_by_its_own_command(tmp_path, monkeypatch, capsys):
-    words = [
-        "demo",
-        *SMALL[:6],
-        "--image-size",
-        "32",
-        "--epochs",
-        "1",
-        "--recipe",
-        "auto",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    words = ["demo", "--image-size", "32", "--epochs", "1", "--devices", "1", "--recipe", "auto"]
+    words += ["--out", str(tmp_path / "run")]
     changes = {
         "--freeze": "backbone",
         "--augment": "none",
