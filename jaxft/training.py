@@ -201,7 +201,10 @@ def open_inputs(
     splits, pretrained = open_sources(config, options, splits, num_devices)
     if is_first():
         counts = count_notes(splits.train, balanced=config.balance != "none")
-        for note in (*splits.notes, *counts, *leakage_notes(splits, shlex.quote(config.data))):
+        leaks = leakage_notes(splits, shlex.quote(config.data))
+        if splits.val is not None:
+            leaks += leakage_notes(splits._replace(test=splits.val), shlex.quote(config.data), tested="held-out")
+        for note in (*splits.notes, *counts, *leaks):
             display.say(note)
     return Inputs(out, splits, pretrained)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxft.config import Config, ImageConfig
 from jaxft.data.findings import findings
 from jaxft.data.folders import open_folder
 from jaxft.data.health import examine_splits
 from jaxft.data.leakage import TAIL_BYTES, find_leaks, leakage_notes
 from jaxft.data.sources import ArraySource, Splits
+from jaxft.sweeping import fit_many
 from pictures import RGB, BytesSource, encoded, photo, sound, write
 
 
@@ -35,6 +37,22 @@ def test_one_leak_is_named_in_the_singular_by_the_first_of_its_copies(tmp_path):
     write(tmp_path, files)
     (note,) = leakage_notes(opened(tmp_path))
     assert note.startswith("leakage: 1 of 7 test images is also a training image: test/bees/x.png = train/bees/1.png; ")
+
+
+def test_copies_among_training_images_leak_into_what_is_held_out(tmp_path, monkeypatch):
+    files = sound(num=4)
+    files |= {f"train/ants/copy-{i}.png": files["train/ants/0.png"] for i in range(4)}
+    write(tmp_path, files)
+    said: list[str] = []
+    monkeypatch.setattr(fit_many, "train_members", lambda *_, **__: iter([]))
+    monkeypatch.setattr(fit_many, "rank", lambda *_: [])
+    config = Config(data=str(tmp_path), batch_size=2, images=ImageConfig(holdout=0.5))
+    fit_many.fit_many([config], hooks=fit_many.Hooks(say=said.append), averages=False)
+    (note,) = [line for line in said if line.startswith("leakage")]
+    assert note.startswith(
+        "leakage: 2 of 6 held-out images are also training images: ants/copy-2.png = ants/0.png, ants/copy-3.png = "
+        "ants/0.png; "
+    )
 
 
 @pytest.mark.parametrize("place", [0, -1])

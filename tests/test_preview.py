@@ -12,6 +12,7 @@ from jaxft.config_file import to_json
 from jaxft.data import grid, preview
 from jaxft.data.grid import Cell, draw_grid, shortened
 from jaxft.data.load import open_splits
+from jaxft.data.sources import with_held_out
 from jaxft.errors import UserError
 
 
@@ -45,6 +46,17 @@ def test_it_draws_any_script_without_a_warning(folder, tmp_path, capsys):
     assert height > 3 * 200
     assert preview.main(argv) == 0
     assert size_of(out) == (width, height)
+
+
+def test_what_a_run_holds_out_is_not_shown(folder, monkeypatch, tmp_path):
+    config = Config(data=str(folder), images=ImageConfig(holdout=0.5))
+    (tmp_path / "config.json").write_text(to_json(config))
+    sources = []
+    monkeypatch.setattr(preview, "choose", lambda source, *_: sources.append(source) or [])
+    monkeypatch.setattr(preview, "make_rows", lambda *_: [])
+    monkeypatch.setattr(preview, "draw_grid", lambda *_: None)
+    assert preview.main(["--config", str(tmp_path / "config.json")]) == 0
+    assert len(sources[0]) == len(with_held_out(open_splits(config, tmp_path), 0.5).train) == 5
 
 
 def test_a_runs_config_is_the_base(folder, tmp_path):

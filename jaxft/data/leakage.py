@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxft.data.images import Encoded
-from jaxft.data.sources import ArraySource, Source, Splits, shown
+from jaxft.data.sources import Source, Splits, in_memory, shown
 
 TAIL_BYTES = 4096
 MOST_READ = 20_000
@@ -30,8 +30,8 @@ class TooManyError(Exception):
     """More files of equal sizes than can be compared in passing."""
 
 
-def leakage_notes(splits: Splits, spec: str = "DATA") -> tuple[str, ...]:
-    """A line on test images that are also training images; none where there are none.
+def leakage_notes(splits: Splits, spec: str = "DATA", *, tested: str = "test") -> tuple[str, ...]:
+    """A line on test images that are also training images; none where there are none. `tested` is what they are called.
 
     Files are told apart by their sizes, then by their last 4 KiB, and the few that are left by all of their content;
     arrays likewise. A source that would have to be read whole for it (encoded bytes, as tfds gives them) is passed
@@ -44,20 +44,19 @@ def leakage_notes(splits: Splits, spec: str = "DATA") -> tuple[str, ...]:
         return (f"leakage was not looked for among so many files: python -m jaxft.data.check {spec} does",)
     if not leaks:
         return ()
-    name = namer(splits)
+    name = namer(splits, tested)
     some = ", ".join(f"{name('test', leak.test)} = {name('train', leak.train)}" for leak in leaks[:NAMED])
     more = ", …" if len(leaks) > NAMED else ""
     return (
-        f"leakage: {leaked(len(leaks), len(splits.test))}: {some}{more}; "
+        f"leakage: {leaked(len(leaks), len(splits.test), tested)}: {some}{more}; "
         f"python -m jaxft.data.check {spec} --all lists them",
     )
 
 
-def leaked(num: int, num_test: int) -> str:
+def leaked(num: int, num_test: int, tested: str = "test") -> str:
     """How many test images are training images, in words."""
-    return (
-        f"{num:,} of {num_test:,} test images {'is also a training image' if num == 1 else 'are also training images'}"
-    )
+    also = "is also a training image" if num == 1 else "are also training images"
+    return f"{num:,} of {num_test:,} {tested} images {also}"
 
 
 def find_leaks(splits: Splits) -> list[Leak]:
@@ -82,7 +81,7 @@ def find_leaks(splits: Splits) -> list[Leak]:
 
 def _is_cheap(source: Source) -> bool:
     """Whether to read an image of it is to name it: a path, or pixels in memory."""
-    return isinstance(source, ArraySource) or (len(source) > 0 and isinstance(source.read(0)[0], Path))
+    return in_memory(source) or (len(source) > 0 and isinstance(source.read(0)[0], Path))
 
 
 def _match(
@@ -139,7 +138,7 @@ def content(item: Encoded) -> bytes:
     return DIGEST(item).digest()
 
 
-def namer(splits: Splits) -> Callable[[str, int], str]:
+def namer(splits: Splits, tested: str = "test") -> Callable[[str, int], str]:
     """A function that names image i of "train" or "test": its path in the folder that holds all, or its place."""
     cheap = [source for source in (splits.train, splits.test) if _is_cheap(source)]
     root = _common_folder(source.read(i)[0] for source in cheap for i in range(len(source)))
@@ -147,7 +146,7 @@ def namer(splits: Splits) -> Callable[[str, int], str]:
     def name(split: str, i: int) -> str:
         item = (splits.train if split == "train" else splits.test).read(i)[0]
         if not isinstance(item, Path):
-            return f"{'training' if split == 'train' else 'test'} image {i}"
+            return f"{'training' if split == 'train' else tested} image {i}"
         return shown(os.path.relpath(item, root) if root else item)
 
     return name

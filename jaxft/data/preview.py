@@ -15,7 +15,7 @@ from jaxft.data.canvas import Photo, canvas_size, decode_one
 from jaxft.data.grid import Cell, draw_grid
 from jaxft.data.images import Canvas, EvalCrop, render
 from jaxft.data.load import open_splits
-from jaxft.data.sources import Source
+from jaxft.data.sources import Source, with_held_out
 from jaxft.data.views import Shares, draw_views, first_good, in_turn, unsquashed
 from jaxft.download import cache_folder
 from jaxft.errors import UserError, run_command
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else list(argv)
     arguments = tyro.cli(Arguments, prog="python -m jaxft.data.preview", args=args)
     config = resolve(arguments)
-    source = open_splits(config, arguments.cache_dir or cache_folder()).train
+    splits = open_splits(config, arguments.cache_dir or cache_folder())
+    source = with_held_out(splits, config.images.holdout).train
     photos = choose(source, config, arguments.images)
     rows = make_rows(photos, source.class_names, config, arguments.images, arguments.views)
     headers = ["photograph", *(f"view {k + 1}" for k in range(arguments.views)), "evaluation"]

@@ -17,6 +17,7 @@ second and third where a class has fewer than 8 images to train on.
 """
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ import numpy as np
 from jaxft.checks import check
 from jaxft.config import Config
 from jaxft.config_file import with_flags
+from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.sources import Splits, hold_out, labels_of
 from jaxft.options import Options
@@ -85,7 +87,7 @@ def choose_recipe(
     check_open(config)
     options = options or Options()
     whole = open_splits(config, options.cache_folder) if data is None else data
-    train, _ = hold_out(whole.train, config.images.holdout or HOLDOUT)
+    train, held_out = hold_out(whole.train, config.images.holdout or HOLDOUT)
     fewest = int(np.bincount(labels_of(train), minlength=len(train.class_names)).min())
     watch = Stopwatch(progress)
     end = time.monotonic() + SHARE * 60 * minutes
@@ -102,8 +104,10 @@ def choose_recipe(
         say(f"auto: {what} ({tried}): {told}")
         return found
 
-    held = len(whole.train) - len(train)
+    held = len(held_out)
     say(f"auto: {len(train)} images to train on, {held} held out to choose by; the test set is not looked at")
+    for note in leakage_notes(Splits(train, held_out), shlex.quote(config.data), tested="held-out"):
+        say(note)
     tried = try_round("the head alone", head_recipes(config), HEAD_SEEDS)
     schedule = {flag: value for flag, value in pick(tried, held).changes.items() if flag in schedule_flags(config)[-1]}
     if fewest < FEW:

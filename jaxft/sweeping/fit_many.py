@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,10 +14,11 @@ import numpy as np
 from convert.pretrained import load_pretrained
 from jaxft.build import Pretrained, compute_dtype
 from jaxft.checks import check
-from jaxft.classifier import forward
+from jaxft.classifier import BATCH_SIZE, make_classifier
 from jaxft.config import Config
 from jaxft.data.batches import check_batch_fits
 from jaxft.data.canvas import EvalCrop, decode_set
+from jaxft.data.leakage import leakage_notes
 from jaxft.data.load import open_splits
 from jaxft.data.sources import Source, Splits, hold_out
 from jaxft.options import Options
@@ -31,7 +33,6 @@ HOLDOUT = 0.2
 """Of each training class, where the config says nothing."""
 KEPT = 8
 """Of the best members, so many keep their weights for averages."""
-EVAL_BATCH = 64
 
 
 class Hooks(NamedTuple):
@@ -107,7 +108,8 @@ def fit_many(
     train, held_out = hold_out(whole.train, base.images.holdout or HOLDOUT)
     for config in configs:
         check_batch_fits(len(train), config.batch_size, config.accumulate)
-    for note in whole.notes:
+    parts = Splits(train, held_out)
+    for note in (*whole.notes, *leakage_notes(parts, shlex.quote(base.data), tested="held-out")):
         hooks.say(note)
     hooks.say(f"{len(train)} images to train on, {len(held_out)} held out to choose by; the test set is not looked at")
 
@@ -115,7 +117,7 @@ def fit_many(
     def pretrained(config: Config) -> Pretrained | None:
         return load_pretrained(config.model, options.cache_folder)
 
-    inputs = Inputs(Splits(train, held_out), pretrained, options.decoded, hooks.say, hooks.progress)
+    inputs = Inputs(parts, pretrained, options.decoded, hooks.say, hooks.progress)
     members, best = list(known), Best(KEPT)
     done = {(member.recipe, member.seed) for member in known}
     for ended in train_members(
@@ -175,31 +177,25 @@ def averaged(best: Sequence[Trained], configs: Sequence[Config], held_out: Sourc
     """What the averages of the best members reach on the held-out images; None where their networks differ."""
     theirs = [configs[each.member.recipe] for each in best]
     shapes = {(config.model.arch, config.model.width, config.precision) for config in theirs}
-    recipes = {EvalCrop(config.images.image_size, config.images.eval_resize) for config in theirs}
-    if len(shapes) != 1 or len(recipes) != 1:
+    crops = {EvalCrop(config.images.image_size, config.images.eval_resize) for config in theirs}
+    if len(shapes) != 1 or len(crops) != 1:
         return None
     config = theirs[0]
     keep = options.decoded
-    images = decode_set(held_out, recipes.pop(), cache_dir=keep.folder, cache_limit=keep.limit)
-    platform = local_devices(1)[0].platform
+    crop, devices = crops.pop(), local_devices(1)
+    images = decode_set(held_out, crop, cache_dir=keep.folder, cache_limit=keep.limit)
     model = make_resnet(
         config.model.arch,
         num_classes=len(held_out.class_names),
         width=config.model.width,
-        dtype=compute_dtype(config.precision, platform),
+        dtype=compute_dtype(config.precision, devices[0].platform),
     )
 
     def predict(variables: Any) -> Probabilities:
-        parts = [
-            forward(model, variables, padded(images.images[i : i + EVAL_BATCH])).probabilities
-            for i in range(0, len(images.labels), EVAL_BATCH)
-        ]
-        return np.concatenate(jax.device_get(parts))[: len(images.labels)]
+        classifier = make_classifier(model, variables, held_out.class_names, crop, devices)
+        parts = [images.images[i : i + BATCH_SIZE] for i in range(0, len(images.labels), BATCH_SIZE)]
+        scores = [classifier.score(part).probabilities for part in parts]
+        return np.concatenate([rows[: len(part)] for rows, part in zip(jax.device_get(scores), parts, strict=True)])
 
     of_soup, variables = soup(best, predict, images.labels)
     return Averages(best[0].member, of_soup, ensemble(best, predict, images.labels), variables)
-
-
-def padded(images: np.ndarray) -> np.ndarray:
-    """Filled up to a whole batch, so that one program takes all."""
-    return np.concatenate([images, np.zeros((EVAL_BATCH - len(images), *images.shape[1:]), np.uint8)])

@@ -80,11 +80,11 @@ class Program(NamedTuple):
 
     def own_leaves(self, state: TrainState) -> list[Any]:
         """The leaves of which every member has its own, [s, m, …] each."""
-        return chosen(state, self.owned)
+        return leaves_where(state, self.owned)
 
     def counts(self, state: TrainState) -> list[Any]:
         """The leaves of the optimizer that count updates, for all members."""
-        return chosen(state.opt_state, jax.tree.map(operator.not_, self.owned.opt_state))
+        return leaves_where(state.opt_state, jax.tree.map(operator.not_, self.owned.opt_state))
 
     def taken_up(self, state: TrainState, step: int, own: Sequence[Any], counts: Sequence[Any]) -> TrainState:
         """The state with other leaves of the members' own and other counts, after so many updates."""
@@ -97,7 +97,7 @@ class Program(NamedTuple):
         return state._replace(step=self.put(np.int32(step)), opt_state=opt_state)
 
 
-def chosen(tree: Any, which: Any) -> list[Any]:
+def leaves_where(tree: Any, which: Any) -> list[Any]:
     """The leaves for which another tree holds true."""
     return [leaf for yes, leaf in zip(jax.tree.leaves(which), jax.tree.leaves(tree), strict=True) if yes]
 
@@ -128,7 +128,7 @@ def make_program(
         stores: the training and the evaluation set where these are on the devices; the steps then take picks.
     """
     base, mesh = configs[0], mesh_of(devices)
-    recipes = {part: stacked_recipes(configs, part) for part in course.parts}
+    recipes = {part: recipes_of_part(configs, part) for part in course.parts}
 
     def init(variables: Any) -> TrainState:
         first = course.parts[0]
@@ -142,14 +142,14 @@ def make_program(
     spread = jax.tree.map(lambda mine: P(None, MEMBERS) if mine else P(), owned)
 
     def start(seeds: Sequence[int], num_recipes: int) -> TrainState:
-        def stacked(mine: bool, *leaves: Any) -> Any:
+        def for_members(mine: bool, *leaves: Any) -> Any:
             if not mine:
                 return leaves[0]
             each = jnp.stack(leaves)[:, None]
             return jnp.broadcast_to(each, (len(leaves), num_recipes, *each.shape[2:]))
 
         def make(variables: Sequence[Any]) -> TrainState:
-            return jax.tree.map(stacked, owned, *map(init, variables))
+            return jax.tree.map(for_members, owned, *map(init, variables))
 
         placed = jax.tree.map(lambda spec: NamedSharding(mesh, spec), spread)
         return jax.jit(make, out_shardings=placed)([variables_with(seed) for seed in seeds])
@@ -215,19 +215,19 @@ def ownership(state: TrainState, labels: Any, model: ResNet) -> Any:
     )
 
 
-def stacked_recipes(configs: Sequence[Config], part: Part) -> Recipes:
+def recipes_of_part(configs: Sequence[Config], part: Part) -> Recipes:
     """The numbers of configs in a part of their runs; where some have one, the others have what changes nothing."""
     optims = [numbers_of(part.of(config.optim)) for config in configs]
     return Recipes(
         Numbers(
-            {label: stacked([each.rates[label] for each in optims], 0.0) for label in optims[0].rates},  # pyright: ignore[reportArgumentType]
-            *(stacked([each[i] for each in optims], NEUTRAL[i]) for i in range(1, len(NEUTRAL))),
+            {label: as_array([each.rates[label] for each in optims], 0.0) for label in optims[0].rates},  # pyright: ignore[reportArgumentType]
+            *(as_array([each[i] for each in optims], NEUTRAL[i]) for i in range(1, len(NEUTRAL))),
         ),
-        stacked([config.regular.label_smoothing or None for config in configs], 0.0),
+        as_array([config.regular.label_smoothing or None for config in configs], 0.0),
     )
 
 
-def stacked(numbers: Sequence[Any], neutral: Any) -> Any:
+def as_array(numbers: Sequence[Any], neutral: Any) -> Any:
     """As float32 [m]; None where there are none."""
     if all(number is None for number in numbers):
         return None
