@@ -44,21 +44,29 @@ def plan_course(config: Config, num_train: int) -> Course:
     `--unfreeze-epochs U`, stages join in that part from the top down, one every U epochs, layer4 from its beginning
     (Howard and Ruder, arXiv:1801.06146).
     """
-    ends = (0, *epoch_ends(num_train, config.images_per_step, config.epochs))
-    head, each = config.stages.head_epochs, config.stages.unfreeze_epochs
-    trained = [stage for stage in STAGES if stage not in frozen_stages(config.model.freeze)]
-    parts = [Part(0, tuple(trained))] if head else []
-    waiting = [] if each is None else trained[:-1]
-    for epoch in range(head, config.epochs, each or config.epochs):
-        parts.append(Part(ends[epoch], tuple(waiting), new_head=not head))
-        if not waiting:
-            break
-        waiting = waiting[:-1]
+    ends, head = (0, *epoch_ends(num_train, config.images_per_step, config.epochs)), config.stages.head_epochs
+    parts = [
+        Part(ends[epoch], waiting, new_head=epoch < head or not head) for epoch, waiting in stages_by_epoch(config)
+    ]
     if config.schedule == ScheduleConfig():
         return Course(parts)
     per_epoch, second = num_train / config.images_per_step, ends[head]
     body = make_schedule(config.schedule, ends[-1] - second, per_epoch)
     return Course(parts, after(second, make_schedule(config.schedule, second, per_epoch), body) if head else body)
+
+
+def stages_by_epoch(config: Config) -> list[tuple[int, tuple[str, ...]]]:
+    """After how many epochs each part begins, and the stages that wait in it, from the image upward."""
+    head, each = config.stages.head_epochs, config.stages.unfreeze_epochs
+    trained = tuple(stage for stage in STAGES if stage not in frozen_stages(config.model.freeze))
+    parts = [(0, trained)] if head else []
+    waiting = () if each is None else trained[:-1]
+    for epoch in range(head, config.epochs, each or config.epochs):
+        parts.append((epoch, waiting))
+        if not waiting:
+            break
+        waiting = waiting[:-1]
+    return parts
 
 
 def after(step: int, first: Schedule, second: Schedule) -> Schedule:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxft.config import Config
-from jaxft.optim_config import STAGES
+from jaxft.course import stages_by_epoch
 from jaxft.records import Record
 
 
@@ -37,10 +37,8 @@ def stopped_early(records: Sequence[Record], config: Config) -> bool:
 
 
 def epochs_in_parts(config: Config) -> int:
-    """Epochs before all trains that is not frozen; see `jaxft.course.plan_course`."""
-    freeze = config.model.freeze
-    num_trained = len(STAGES) - (STAGES.index(freeze) + 1 if freeze in STAGES else 0)
-    return config.stages.head_epochs + (num_trained - 1) * (config.stages.unfreeze_epochs or 0)
+    """Epochs before the last stages join."""
+    return stages_by_epoch(config)[-1][0]
 
 
 def score(records: Sequence[Record]) -> float:

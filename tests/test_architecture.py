@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "checks", "host", "huge_pages", "fonts", "download", "data.augment_spec"),
-    *("optim_config", "config", "config_file", "records", "holdout", "paths"),
+    *("optim_config", "config", "config_file", "records", "paths"),
     *("cpu", "batch_norm", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
@@ -18,10 +18,10 @@ ORDER = (
     *("data.counts", "data.leakage", "data.duplicates", "data.traits", "data.health", "data.findings", "data.check"),
     *("data.crops", "data.colour", "data.mixing", "data.augment"),
     *("data.resident", "data.batches", "data.feed", "data.plan", "data.prepare", "options"),
-    *("schedule", "course", "optim", "step", "features", "parallel", "build", "frozen", "beside"),
+    *("schedule", "course", "holdout", "optim", "step", "features", "parallel", "build", "frozen", "beside"),
     *("classifier", "model_file", "compiled"),
     *("orbax_words", "checkpoint"),
-    *("loop", "resume", "run_folder", "overlay", "data.views"),
+    *("loop", "resume", "run_folder", "plan_file", "overlay", "data.views"),
     *("report.summary", "report.curves", "report.words", "report.svg"),
     *("report.evaluation", "report.charts", "report.pictures", "report.shell", "report.finished", "report.scoring"),
     *("report.gallery", "report.page", "report.write", "report.__main__", "console", "stop"),

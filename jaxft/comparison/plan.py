@@ -1,16 +1,13 @@
 """What a comparison is: preset, arms and seeds, in a file of its folder; and its trials, each arm with each seed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxft.comparison.arms import find_arms, parts_of
 from jaxft.config import Config
-from jaxft.config_file import from_json, to_json
-from jaxft.errors import UserError
-from jaxft.run_folder import replace_text
+from jaxft.plan_file import read_plan_file, write_plan_file
 
 PLAN_FILE = "plan.json"
 
@@ -59,13 +56,8 @@ class Trial(NamedTuple):
 
 def write_plan(out: Path, plan: Plan) -> None:
     """Keep the plan in the comparison's folder."""
-    values = {
-        "preset": plan.preset,
-        "arms": plan.arms,
-        "seeds": plan.num_seeds,
-        "config": json.loads(to_json(plan.config)),
-    }
-    replace_text(out / PLAN_FILE, json.dumps(values, indent=2) + "\n")
+    values = {"preset": plan.preset, "arms": plan.arms, "seeds": plan.num_seeds}
+    write_plan_file(out / PLAN_FILE, plan.config, values)
 
 
 def read_plan(out: Path) -> Plan | None:
@@ -74,19 +66,11 @@ def read_plan(out: Path) -> Plan | None:
     Raises:
         UserError: a file that is not one.
     """
-    path = out / PLAN_FILE
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        arms = tuple(map(str, values["arms"]))
-        return Plan(
-            str(values["preset"]), from_json(json.dumps(values["config"]), str(path)), arms, int(values["seeds"])
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: not the plan of a comparison ({error}). Pass another --out.") from None
+
+    def build(config: Config, values: dict[str, Any]) -> Plan:
+        return Plan(str(values["preset"]), config, tuple(map(str, values["arms"])), int(values["seeds"]))
+
+    return read_plan_file(out / PLAN_FILE, "comparison", build)
 
 
 def make_trials(plan: Plan, out: Path) -> list[Trial]:

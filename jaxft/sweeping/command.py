@@ -53,6 +53,9 @@ def run(plan: Plan, options: Options) -> int:
         write_plan(out, plan)
         many = f"{plural(len(configs), 'recipe', 'recipes')}, {plural(plan.num_seeds, 'seed', 'seeds')} each"
         console.print(f"{many}, {plural(plan.config.epochs, 'epoch', 'epochs')}; into {out}", markup=False)
+        without_effect = {"--parallel pmap": plan.config.parallel == "pmap", "--no-sync-bn": not plan.config.sync_bn}
+        for flag in (flag for flag, given in without_effect.items() if given):
+            console.print(f"{flag} changes nothing here: each member sees whole batches on one device", markup=False)
         try:
             with sigterm_interrupts():
                 sweep = watched(plan, configs, options, out, console)

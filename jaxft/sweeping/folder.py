@@ -1,4 +1,4 @@
-"""A sweep's folder: what it is (plan.json), its members as they end (members.jsonl), and its results."""
+"""A sweep's folder: what it is (sweep-plan.json), its members as they end (members.jsonl), and its results."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxft.config import Config, differences
-from jaxft.config_file import from_json, to_json
 from jaxft.errors import UserError
+from jaxft.plan_file import read_plan_file, write_plan_file
 from jaxft.run_folder import find_run_folder, holds_run, replace_text, writing
 from jaxft.sweeping.grid import Grid
 
@@ -59,8 +59,8 @@ class Plan(NamedTuple):
 
 def write_plan(out: Path, plan: Plan) -> None:
     """Keep the plan in the sweep's folder."""
-    values = plan._asdict() | {"config": json.loads(to_json(plan.config))}
-    replace_text(out / PLAN_FILE, json.dumps(values, indent=2) + "\n")
+    values = plan._asdict()
+    write_plan_file(out / PLAN_FILE, values.pop("config"), values)
 
 
 def read_plan(out: Path) -> Plan | None:
@@ -69,16 +69,7 @@ def read_plan(out: Path) -> Plan | None:
     Raises:
         UserError: a file that is not one.
     """
-    path = out / PLAN_FILE
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Plan(**values | {"config": from_json(json.dumps(values["config"]), str(path))})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: not the plan of a sweep ({error}). Pass another --out.") from None
+    return read_plan_file(out / PLAN_FILE, "sweep", lambda config, values: Plan(config=config, **values))
 
 
 def find_folder(plan: Plan, out: Path | None, *, resume: bool) -> Path:
