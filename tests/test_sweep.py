@@ -602,8 +602,22 @@ def test_a_sweep_with_halving_is_told(unseen, tmp_path, capsys):
     rows = json.loads((out / "sweep.json").read_text(), parse_constant=pytest.fail)["recipes"]
     assert [row["epochs"] for row in rows] == [2, 2, 1, 1]
     assert "epochs" in printed
-    with pytest.raises(UserError, match="a sweep with --halving cannot be carried on"):
-        run("--resume", "--out", out)
+
+
+@pytest.mark.parametrize("num_known", [1, 2, 3])
+def test_a_sweep_with_halving_goes_on_with_what_was_not_given_up(unseen, tmp_path, one_at_a_time, num_known):
+    out = tmp_path / "sweep"
+    flags = ("folder", "--data", unseen, *FLAGS, "--lr", "1e-5:1e-2:4", "--seeds", "1", "--halving", "2", "--out", out)
+    assert run(*flags) == 0
+    whole, before = read_members(out), lines(out)
+    assert [len(member.epochs) for member in whole] == [1, 1, 2, 2]
+    (out / "members.jsonl").write_text("\n".join(before[:num_known]) + "\n" + before[num_known][:20])
+    assert run("--resume", "--out", out) == 0
+    assert lines(out)[:num_known] == before[:num_known]
+    again = read_members(out)
+    assert [(each.recipe, len(each.epochs)) for each in again] == [(each.recipe, len(each.epochs)) for each in whole]
+    for each, other in zip(again, whole, strict=True):
+        np.testing.assert_allclose(each.epochs, other.epochs, rtol=1e-5)
 
 
 def test_hooks_hear_of_everything(sweep):

@@ -86,10 +86,6 @@ def parse(argv: Sequence[str]) -> tuple[Plan, SweepOptions]:
     )
     config = arguments.config
     plan = Plan(name, config, grid or rates_around(config), arguments.sweep.seeds, arguments.sweep.halving)
-    check(
-        before is None or not before.halving,
-        "--resume: a sweep with --halving cannot be carried on, for its members are not kept. Start it anew.",
-    )
     return plan, arguments.options
 
 

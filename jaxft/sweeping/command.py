@@ -62,7 +62,7 @@ def run(plan: Plan, options: Options) -> int:
                 write_results(plan, configs, sweep, out)
         except KeyboardInterrupt:
             again = f"python -m jaxft.sweep --resume --out {shlex.quote(str(out))} goes on"
-            console.print("stopped" if plan.halving else f"stopped; {again}", markup=False)
+            console.print(f"stopped; {again}", markup=False)
             return EXIT_STOPPED
         tell(plan, configs, sweep, out, console)
     return 0

@@ -89,7 +89,7 @@ def fit_many(
         data: training images of your own, in place of those that `config.data` names.
         halving: stop all but one in so many of the recipes early, again and again (see `jaxft.sweeping.series.rungs`).
         options: where decoded images are kept.
-        known: members that have ended before; not with `halving`.
+        known: members that have ended before, with `halving` also those that were given up.
         hooks: what to call.
         averages: try averages of the best members too.
 

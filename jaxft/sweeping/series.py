@@ -71,7 +71,7 @@ def train_members(
         seeds: of each config.
         inputs: what they are trained on.
         halving: at each of `rungs`, leave one in so many of the recipes.
-        known: whether a config, by its place, is done with a seed already; not with `halving`.
+        known: whether a config, by its place, is done with a seed already, to its end or given up at a rung.
         on_epoch: is told how many members have been trained for one more epoch.
 
     Raises:
@@ -84,7 +84,7 @@ def train_members(
         if halving is None:
             yield from in_chunks(group, known, on_epoch)
         else:
-            yield from in_rungs(group, halving, on_epoch)
+            yield from in_rungs(group, halving, known, on_epoch)
 
 
 def in_chunks(
@@ -95,21 +95,23 @@ def in_chunks(
     def lacks(s: int, m: int) -> bool:
         return not known(group.places[m], group.seeds[s])
 
-    left = [m for m in range(len(group.configs)) if any(lacks(s, m) for s in range(len(group.seeds)))]
-    for chunk in chunks(group, left, lacks):
+    for chunk in chunks(group, unfinished(group, known), lacks):
         standing = advance(group, chunk, begin(group, chunk), len(group.ends), on_epoch)
         members = trained(group, chunk, standing)
         yield [each for each in members if not known(each.member.recipe, each.member.seed)]
 
 
-def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Iterator[Sequence[Trained]]:
+def in_rungs(
+    group: Group, halving: int, known: Callable[[int, int], bool], on_epoch: Callable[[int], None]
+) -> Iterator[Sequence[Trained]]:
     """All recipes for a few epochs, the better part of them for more, and so on: successive halving.
 
-    Source: Jamieson and Talwalkar, arXiv:1502.07943. A recipe's rank is by the mean over its seeds.
+    Source: Jamieson and Talwalkar, arXiv:1502.07943. A recipe's rank is by the mean over its seeds. Where some are
+    known, at a rung that was decided before nothing more is given up: as many are left as it leaves.
     """
-    left: Sequence[int] = range(len(group.configs))
+    left = unfinished(group, known)
     paused: dict[tuple[int, int], Paused] = {}
-    for rung, (num_epochs, num_left) in enumerate(rungs(len(group.ends), len(left), halving)):
+    for rung, (num_epochs, num_left) in enumerate(rungs(len(group.ends), len(group.configs), halving)):
         for chunk in chunks(group, left):
             standing = go_on(group, chunk, paused) if rung else begin(group, chunk)
             standing = advance(group, chunk, standing, num_epochs, on_epoch)
@@ -119,9 +121,15 @@ def in_rungs(group: Group, halving: int, on_epoch: Callable[[int], None]) -> Ite
             for (i, j), member in zip(np.ndindex(len(chunk.seeds), chunk.num_recipes), members, strict=True):
                 paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], counts, member)
         ranked = by_mean_score(left, paused)
-        yield [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
+        given_up = [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
+        yield [each for each in given_up if not known(each.member.recipe, each.member.seed)]
         left = sorted(ranked[:num_left])
-    yield [each.trained for each in paused.values()]
+    yield [each.trained for each in paused.values() if not known(each.trained.member.recipe, each.trained.member.seed)]
+
+
+def unfinished(group: Group, known: Callable[[int, int], bool]) -> list[int]:
+    """The recipes of which a seed is not known."""
+    return [m for m, place in enumerate(group.places) if not all(known(place, seed) for seed in group.seeds)]
 
 
 def by_mean_score(recipes: Sequence[int], paused: Mapping[tuple[int, int], Paused]) -> list[int]:
