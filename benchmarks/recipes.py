@@ -33,6 +33,7 @@ RECIPES = {
     "layer-decay": "--layer-decay 0.7",
     "freeze-layer2": "--freeze layer2",
     "head-only": "--freeze backbone",
+    "head-slower": "--freeze backbone --head-lr-mult 1",
     "frozen-stats": "--batch-norm frozen-stats",
     "average": "--ema 0.9",  # 40 updates are few: with 0.99 the average hardly leaves the start.
     "smoothing": "--label-smoothing 0.1",
