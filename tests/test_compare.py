@@ -16,17 +16,16 @@ import pytest
 import scipy.stats
 from matplotlib.colors import to_rgb
 from rich.console import Console
-from safetensors.numpy import load_file
 
 import jaxft
 from configs import preset
 from jaxft.compare import main
 from jaxft.comparison.arguments import parse
-from jaxft.comparison.arms import ARMS, parts_of
+from jaxft.comparison.arms import ARMS, configs_of
 from jaxft.comparison.chance import difference
 from jaxft.comparison.figure import STYLES, draw_comparison
 from jaxft.comparison.page import run_cell
-from jaxft.comparison.plan import Part, Plan, make_trials
+from jaxft.comparison.plan import Plan, make_trials
 from jaxft.comparison.results import ArmResult, Curve, Spread, arm_result, points
 from jaxft.comparison.series import check_trials
 from jaxft.comparison.trials import Outcome, clock_of
@@ -80,52 +79,22 @@ def test_every_trial_is_a_run_of_its_own(compared):
 
 def test_the_chapters_two_recipes():
     # As the hotdog preset's docstring has them: --weights none --lr 6.4e-2 --head-lr-mult 1.
-    parts = parts_of([ARMS["pretrained"], ARMS["scratch"]], preset("hotdog"))
-    ((pretrained,), (scratch,)) = parts.values()
+    pretrained, scratch = configs_of([ARMS["pretrained"], ARMS["scratch"]], preset("hotdog")).values()
     assert pretrained == preset("hotdog")
     changes = {"--weights": "none", "--lr": pytest.approx(6.4e-2), "--head-lr-mult": 1}
     assert by_flag(scratch) == by_flag(pretrained) | changes
 
 
-def test_probing_and_tuning_is_one_run_in_two_parts(compared):
+def test_probing_and_tuning_is_a_run_whose_head_trains_first(compared):
     out, _ = compared
-    probe, tune = out / "lp-ft/seed-0-part-1", out / "lp-ft/seed-0"
-    first, second = (json.loads((folder / "config.json").read_text()) for folder in (probe, tune))
-    assert (first["model"]["freeze"], second["model"]["freeze"]) == ("backbone", "none")
-    assert first["epochs"] + second["epochs"] == 2
-    # The first part leaves the pretrained backbone as it is, to the bit.
-    pretrained = load_file(Path(jaxft.__path__[0]) / "assets/kitchen_resnet18_width16.safetensors")
-    probed = load_file(probe / "model.safetensors")
-    for name, array in probed.items():
-        if not name.startswith("fc."):
-            np.testing.assert_array_equal(array, pretrained[name])
-    # Joined: the second part's records go on from the first part's.
-    joined = content(out)["arms"]["lp-ft"]["runs"][0]
-    assert joined["folders"] == ["lp-ft/seed-0-part-1", "lp-ft/seed-0"]
-    own = records(probe), records(tune)
-    assert [record["loss"] for record in joined["records"]] == [record["loss"] for part in own for record in part]
-    assert [record["epoch"] for record in joined["records"] if record["split"] == "test"] == [1, 2]
-    assert [record["step"] for record in joined["records"] if record["split"] == "test"] == [4, 8]
-
-
-def test_tuning_starts_exactly_where_probing_ended(compared, tmp_path):
-    out, _ = compared
-    config = out / "lp-ft/seed-0/config.json"
-    # A rate that moves nothing: the model that it starts from is the model that it ends with.
-    flags = (
-        "--config",
-        config,
-        "--lr",
-        "1e-30",
-        "--weight-decay",
-        0,
-        "--freeze",
-        "backbone",
-        "--out",
-        tmp_path / "still",
-    )
-    finished(*flags)
-    assert same_model(tmp_path / "still", out / "lp-ft/seed-0-part-1")
+    config = json.loads((out / "lp-ft/seed-0/config.json").read_text())
+    assert config["stages"]["head_epochs"] == 1
+    assert (config["model"]["freeze"], config["epochs"]) == ("none", 2)
+    told = content(out)["arms"]["lp-ft"]["runs"][0]
+    assert told["folder"] == "lp-ft/seed-0"
+    assert [record["loss"] for record in told["records"]] == [
+        record["loss"] for record in records(out / "lp-ft/seed-0")
+    ]
 
 
 def test_figures_are_means_and_standard_errors_of_what_the_runs_wrote(compared):
@@ -204,9 +173,8 @@ def test_the_page_leads_to_no_report_that_is_not_there(tmp_path):
     report.write_text("")
     cells = []
     for each in (there, away):
-        config, folder, follows = each.trial.parts[0]
-        part = Part(config, tmp_path / folder.relative_to("out"), follows)
-        cells.append(run_cell(each._replace(trial=each.trial._replace(parts=[part])), tmp_path))
+        folder = tmp_path / each.trial.folder.relative_to("out")
+        cells.append(run_cell(each._replace(trial=each.trial._replace(folder=folder)), tmp_path))
     assert cells == [(0.5, "pretrained/seed-0/report.html"), (0.75, None)]
 
 
@@ -241,8 +209,6 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_end(compared, tmp_pat
     printed = finished("--resume", "--out", out, command="compare")
     assert printed.count("there already") == 1
     ours, theirs = (timeless(content(folder)) for folder in (out, compared[0]))
-    weights = [each["arms"]["lp-ft"]["configs"][1]["model"].pop("weights") for each in (ours, theirs)]
-    assert weights == [str(folder / "lp-ft/seed-0-part-1") for folder in (out, compared[0])]
     assert ours == theirs
     for arm in ARM_NAMES:
         assert same_model(out / arm / "seed-1", compared[0] / arm / "seed-1")
@@ -308,7 +274,7 @@ def test_two_processes_compare_as_one(tmp_path):
         (["--arms", "head", "head"], "is there twice"),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--freeze", "layer1", "--arms", "pretrained", "head"], "head: --freeze layer1: this arm says itself"),
-        (["--freeze", "backbone", "--arms", "pretrained", "lp-ft"], "lp-ft: --freeze backbone: this arm says itself"),
+        (["--freeze", "backbone", "--arms", "pretrained", "lp-ft"], "lp-ft: --freeze backbone: this arm trains more"),
         (["--weights", "none"], "pretrained: --weights none: this arm needs pretrained weights. Leave it out"),
         (["--arms", "pretrained", "lp-ft", "--epochs", "1"], "lp-ft: --epochs 1: this arm has two parts"),
         (["--head", "reuse", "--arms", "pretrained", "reuse"], "reuse and pretrained would be the same runs"),
@@ -366,9 +332,9 @@ def test_folders_that_are_taken(compared, tmp_path):
 @pytest.mark.parametrize("name", [name for name in ARMS if name != "scratch"])
 @pytest.mark.parametrize("epochs", [2, 3, 15])
 def test_every_arm_has_the_same_budget(name, epochs):
-    (parts,) = parts_of([ARMS[name]], Config(epochs=epochs)).values()
-    assert sum(part.epochs for part in parts) == epochs
-    assert min(part.epochs for part in parts) >= 1
+    (config,) = configs_of([ARMS[name]], Config(epochs=epochs)).values()
+    assert config.epochs == epochs
+    assert config.stages.head_epochs == (epochs // 2 if name == "lp-ft" else 0)
 
 
 def test_arms_take_turns():

@@ -16,7 +16,7 @@ from test_faults import compiled_once  # noqa: F401
 
 import jaxft
 from configs import DEMO
-from jaxft.comparison.arms import find_arms, parts_of
+from jaxft.comparison.arms import configs_of, find_arms
 from jaxft.config import Config, ImageConfig, OptimConfig, RegularConfig, StagesConfig
 from jaxft.course import plan_course
 from jaxft.data.batches import epoch_ends
@@ -376,4 +376,4 @@ def test_the_report_shows_it(early):
 
 def test_a_comparison_has_as_many_epochs_for_each():
     with pytest.raises(UserError, match="--patience 2: what is compared trains for the same number of epochs"):
-        parts_of(find_arms(("pretrained", "scratch")), configured())
+        configs_of(find_arms(("pretrained", "scratch")), configured())

@@ -18,52 +18,55 @@ class Arm(NamedTuple):
 
     name: str
     description: str
-    parts: Callable[[Config], Sequence[Config]]
-    """From the preset to runs, one after the other; each but the first starts from the model of the one before."""
+    of: Callable[[Config], Config]
+    """From the preset to what this arm runs."""
 
 
-def pretrained(config: Config) -> Sequence[Config]:
+def pretrained(config: Config) -> Config:
     """The preset as it is."""
     check(config.model.weights != "none", "--weights none: this arm needs pretrained weights. Leave it out of --arms.")
-    return (config,)
+    return config
 
 
-def scratch(config: Config) -> Sequence[Config]:
+def scratch(config: Config) -> Config:
     """The chapter's second arm."""
     model = replace(config.model, weights="none", head="xavier", head_map=())
-    return (
-        replace(config, model=model, optim=replace(config.optim, lr=SCRATCH_LR_MULT * config.optim.lr, head_lr_mult=1)),
+    return replace(
+        config, model=model, optim=replace(config.optim, lr=SCRATCH_LR_MULT * config.optim.lr, head_lr_mult=1)
     )
 
 
-def frozen(stage: str) -> Callable[[Config], Sequence[Config]]:
+def frozen(stage: str) -> Callable[[Config], Config]:
     """Pretrained, with everything up to a stage left as it is."""
 
-    def parts(config: Config) -> Sequence[Config]:
+    def of(config: Config) -> Config:
         check(
             config.model.freeze == "none",
             f"--freeze {config.model.freeze}: this arm says itself what is frozen. Leave --freeze out.",
         )
-        (config,) = pretrained(config)
-        return (replace(config, model=replace(config.model, freeze=stage)),)
+        return replace(pretrained(config), model=replace(config.model, freeze=stage))
 
-    return parts
+    return of
 
 
-def reuse(config: Config) -> Sequence[Config]:
+def reuse(config: Config) -> Config:
     """Pretrained, the head's rows too where the classes are known."""
-    (config,) = pretrained(config)
-    return (replace(config, model=replace(config.model, head="reuse")),)
+    return replace(pretrained(config), model=replace(config.model, head="reuse"))
 
 
-def probe_then_tune(config: Config) -> Sequence[Config]:
+def probe_then_tune(config: Config) -> Config:
     """Linear probing, then fine-tuning (Kumar et al., 2022): half of the epochs each, the first the smaller half."""
     check(config.epochs >= 2, f"--epochs {config.epochs}: this arm has two parts. Pass at least 2.")
-    (probe,) = frozen("backbone")(config)
-    first = config.epochs // 2
-    # The head is no longer new: it learns as fast as the rest.
-    tune = replace(config, epochs=config.epochs - first, optim=replace(config.optim, head_lr_mult=1.0))
-    return (replace(probe, epochs=first), tune)
+    check(
+        config.model.freeze != "backbone",
+        "--freeze backbone: this arm trains more than the head in its second part. Leave --freeze out.",
+    )
+    check(
+        not config.stages.head_epochs,
+        f"--head-epochs {config.stages.head_epochs}: this arm says itself for how long the head trains alone. "
+        "Leave it out.",
+    )
+    return replace(pretrained(config), stages=replace(config.stages, head_epochs=config.epochs // 2))
 
 
 ARMS = {
@@ -95,8 +98,8 @@ def find_arms(names: Sequence[str]) -> Sequence[Arm]:
     return [ARMS[name] for name in names]
 
 
-def parts_of(arms: Sequence[Arm], config: Config) -> dict[str, Sequence[Config]]:
-    """Each arm's runs.
+def configs_of(arms: Sequence[Arm], config: Config) -> dict[str, Config]:
+    """What each arm runs.
 
     Raises:
         UserError: an arm that cannot be with this config, or two that would be the same.
@@ -105,13 +108,13 @@ def parts_of(arms: Sequence[Arm], config: Config) -> dict[str, Sequence[Config]]
         config.regular.patience is None,
         f"--patience {config.regular.patience}: what is compared trains for the same number of epochs. Leave it out.",
     )
-    found: dict[str, Sequence[Config]] = {}
+    found: dict[str, Config] = {}
     for arm in arms:
         try:
-            parts = arm.parts(config)
+            its = arm.of(config)
         except UserError as error:
             raise UserError(f"{arm.name}: {error}") from None
-        same = [name for name, other in found.items() if list(other) == list(parts)]
+        same = [name for name, other in found.items() if other == its]
         check(not same, f"--arms: {arm.name} and {', '.join(same)} would be the same runs. Leave one out.")
-        found[arm.name] = parts
+        found[arm.name] = its
     return found

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 
-from jaxft.comparison.plan import Part, Trial
+from jaxft.comparison.plan import Trial
 from jaxft.console import Display, Terminal, live_line
 from jaxft.processes import is_first
 from jaxft.records import Record
@@ -67,15 +67,15 @@ class Board:
         self.say(f"{self.name}: {words}{left}")
 
     @contextmanager
-    def displaying(self, part: Part, epochs_before: int) -> Iterator["RunDisplay"]:
+    def displaying(self, trial: Trial) -> Iterator["RunDisplay"]:
         """The display of a run: what the run would print goes into a file of its folder."""
         if not is_first():
-            yield RunDisplay(Terminal(quiet=True), self, part, epochs_before)
+            yield RunDisplay(Terminal(quiet=True), self)
             return
-        part.folder.mkdir(parents=True, exist_ok=True)
-        with (part.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        with (trial.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             console = Terminal(file=file, soft_wrap=True, width=LOG_WIDTH, force_terminal=False)
-            display = RunDisplay(console, self, part, epochs_before)
+            display = RunDisplay(console, self)
             with display:
                 yield display
 
@@ -83,10 +83,9 @@ class Board:
 class RunDisplay(Display):
     """One run of a comparison: silent, but for what cannot wait."""
 
-    def __init__(self, console: Console, board: Board, part: Part, epochs_before: int):
-        super().__init__(console, part.config.epochs)
+    def __init__(self, console: Console, board: Board):
+        super().__init__(console, board.num_epochs)
         self.board = board
-        self.epochs_before = epochs_before
         self.asked_to_stop = False
 
     def alert(self, line: str) -> None:
@@ -97,8 +96,8 @@ class RunDisplay(Display):
     def decoding(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` images are decoded, or whatever else goes before the first step."""
         super().decoding(what, done, total)
-        self.board.show(self.epochs_before, f"{what} {done}/{total}")
+        self.board.show(0, f"{what} {done}/{total}")
 
     def watch(self, record: Record) -> None:
         """Show a record of the run."""
-        self.board.show(self.epochs_before + record.epoch, f"{record.split} accuracy {record.accuracy:.4f}")
+        self.board.show(record.epoch, f"{record.split} accuracy {record.accuracy:.4f}")

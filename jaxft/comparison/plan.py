@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxft.comparison.arms import find_arms, parts_of
+from jaxft.comparison.arms import configs_of, find_arms
 from jaxft.config import Config
 from jaxft.plan_file import read_plan_file, write_plan_file
 
@@ -27,26 +27,14 @@ class Plan(NamedTuple):
         return range(self.config.seed, self.config.seed + self.num_seeds)
 
 
-class Part(NamedTuple):
-    """A run and its folder."""
-
-    config: Config
-    folder: Path
-    follows: bool
-    """Its weights are another part's model."""
-
-
 class Trial(NamedTuple):
-    """One arm with one seed: its runs, one after the other; the last one's folder has the model."""
+    """One arm with one seed."""
 
     arm: str
     seed: int
-    parts: Sequence[Part]
-
-    @property
-    def folder(self) -> Path:
-        """Where the model is."""
-        return self.parts[-1].folder
+    config: Config
+    folder: Path
+    """Of its run."""
 
     @property
     def name(self) -> str:
@@ -74,23 +62,14 @@ def read_plan(out: Path) -> Plan | None:
 
 
 def make_trials(plan: Plan, out: Path) -> list[Trial]:
-    """Every trial, the arms taking turns, so that a series that is cut short is a fair one.
+    """Every trial, in OUT/ARM/seed-S; the arms take turns, so that a series that is cut short is a fair one.
 
     Raises:
         UserError: an arm that cannot be.
     """
-    parts = parts_of(find_arms(plan.arms), plan.config)
-    return [make_trial(arm, parts[arm], seed, out) for seed in plan.seeds for arm in plan.arms]
-
-
-def make_trial(arm: str, configs: Sequence[Config], seed: int, out: Path) -> Trial:
-    """In OUT/ARM/seed-S, parts before the last in OUT/ARM/seed-S-part-1 and so on; each starts from the one before."""
-    last = out / arm / f"seed-{seed}"
-    folders = [*(last.with_name(f"{last.name}-part-{i}") for i in range(1, len(configs))), last]
-    parts: list[Part] = []
-    for config, folder in zip(configs, folders, strict=True):
-        model = config.model
-        if parts:
-            model = replace(model, weights=str(parts[-1].folder.absolute()), head="reuse", head_map=())
-        parts.append(Part(replace(config, model=model, seed=seed), folder, follows=bool(parts)))
-    return Trial(arm, seed, parts)
+    configs = configs_of(find_arms(plan.arms), plan.config)
+    return [
+        Trial(arm, seed, replace(configs[arm], seed=seed), out / arm / f"seed-{seed}")
+        for seed in plan.seeds
+        for arm in plan.arms
+    ]

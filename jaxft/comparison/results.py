@@ -133,17 +133,17 @@ def content(plan: Plan, arms: Sequence[ArmResult], verdict: Verdict) -> dict[str
 
 
 def arm_content(arm: ArmResult) -> dict[str, Any]:
-    """An arm's part of compare.json; the configs are those of the first seed."""
+    """An arm's part of compare.json; the config is that of the first seed."""
     return {
         "description": ARMS[arm.name].description,
-        "configs": [json.loads(to_json(config)) for config, _, _ in arm.first.parts],
+        "config": json.loads(to_json(arm.first.config)),
         "figures": {name: found._asdict() for name, found in arm.figures.items()},
         "curves": {name: found._asdict() for name, found in arm.curves.items()},
         "diverged": {str(seed): why for seed, why in arm.diverged.items()},
         "runs": [
             {
                 "seed": outcome.trial.seed,
-                "folders": [f"{arm.name}/{folder.name}" for _, folder, _ in outcome.trial.parts],
+                "folder": f"{arm.name}/{outcome.trial.folder.name}",
                 **figures_of(outcome),
                 "hits": int(outcome.hits.sum()),
                 "test_images": len(outcome.hits),

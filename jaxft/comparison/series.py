@@ -96,9 +96,8 @@ def check_trials(trials: Sequence[Trial], options: Options, num_devices: int, co
         UserError: an arm that cannot begin, or a run with another config.
     """
     for trial in trials if is_first() else ():
-        for part in trial.parts:
-            if holds_run(part.folder) and not has_ended(part):
-                check_config(read_config(part.folder / "config.json"), part.config, force=options.force)
+        if holds_run(trial.folder) and not has_ended(trial):
+            check_config(read_config(trial.folder / "config.json"), trial.config, force=options.force)
     seen: set[str] = set()
     for trial in trials:
         if trial.arm not in seen:
@@ -113,8 +112,7 @@ def check_trials(trials: Sequence[Trial], options: Options, num_devices: int, co
 
 def check_start(trial: Trial, options: Options, num_devices: int, display: Display) -> None:
     """Raise a UserError where a trial cannot begin."""
-    config, folder, _ = trial.parts[0]
-    options = replace(options, out=folder, resume=True)
+    config, options = trial.config, replace(options, out=trial.folder, resume=True)
     inputs = open_inputs(trial.name, config, options, None, num_devices, display)
     class_names = inputs.splits.train.class_names
     rows = reused_rows(config.model, class_names, inputs.pretrained)
@@ -145,10 +143,10 @@ def run_series(trials: Sequence[Trial], options: Options, console: Console) -> S
     diverged: list[Diverged] = []
     tests: set[tuple[int, ...] | None] = set()
     num_train = num_test = 1
-    with Board(console, len(trials), sum(part.config.epochs for part in trials[0].parts)) as board:
+    with Board(console, len(trials), trials[0].config.epochs) as board:
         for _, of_seed in groupby(trials, lambda trial: trial.seed):
             first, *rest = of_seed
-            splits = agreed(partial(open_splits, first.parts[0].config, options.cache_folder))
+            splits = agreed(partial(open_splits, first.config, options.cache_folder))
             tests.add(tuple(splits.test.rows) if isinstance(splits.test, Subset) else None)
             num_train, num_test = len(splits.train), len(splits.test)
             for trial in (first, *rest):
@@ -162,7 +160,7 @@ def run_series(trials: Sequence[Trial], options: Options, console: Console) -> S
 
 def run_trial_on(board: Board, trial: Trial, splits: Splits, options: Options) -> Outcome | Diverged | None:
     """Run a trial and say how it went; None in another process than 0, unless it diverged."""
-    ended_before = told_by_first(all(map(has_ended, trial.parts)))
+    ended_before = told_by_first(has_ended(trial))
     board.began(trial)
     try:
         why = run_trial(trial, splits, options, board)

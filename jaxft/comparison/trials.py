@@ -1,4 +1,4 @@
-"""A trial is run in its folders and read from them; what has ended already is passed over."""
+"""A trial is run in its folder and read from it; what has ended already is passed over."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxft.comparison.board import Board
-from jaxft.comparison.plan import Part, Trial
+from jaxft.comparison.plan import Trial
 from jaxft.config import differences
 from jaxft.config_file import read_config
 from jaxft.data.sources import Images, Source, Splits, labels_of
@@ -29,7 +29,7 @@ class StoppedError(RuntimeError):
 
 
 class Outcome(NamedTuple):
-    """How a trial went, its runs' records joined to one curve."""
+    """How a trial went."""
 
     trial: Trial
     records: Sequence[Record]
@@ -37,56 +37,42 @@ class Outcome(NamedTuple):
     """Of training and testing up to the end of each record; starting, reading and saving are not in it."""
     wall_seconds: float
     summary: Mapping[str, Any]
-    """Of the last run."""
     hits: Bool[np.ndarray, " n"]
     """Which test images the model classifies rightly."""
 
 
 def run_trial(trial: Trial, splits: Splits, options: Options, board: Board) -> str | None:
-    """Run what has not ended of a trial, in every process; returns why it diverged, if it did.
+    """Run a trial that has not ended, in every process; returns why it diverged, if it did.
 
     Raises:
         StoppedError: by a signal.
         UserError: what the user can mend.
     """
-    before = 0
-    for part in trial.parts:
-        if not told_by_first(has_ended(part)):
-            with board.displaying(part, before) as display:
-                try:
-                    options = replace(options, out=part.folder, resume=True)
-                    result = train(trial.name, part.config, options, display, (display.watch,), splits)
-                except DivergedError as error:
-                    return str(error)
-                if result.summary is None or display.asked_to_stop:
-                    raise StoppedError
-        before += part.config.epochs
+    if told_by_first(has_ended(trial)):
+        return None
+    options = replace(options, out=trial.folder, resume=True)
+    with board.displaying(trial) as display:
+        try:
+            result = train(trial.name, trial.config, options, display, (display.watch,), splits)
+        except DivergedError as error:
+            return str(error)
+        if result.summary is None or display.asked_to_stop:
+            raise StoppedError
     return None
 
 
-def has_ended(part: Part) -> bool:
+def has_ended(trial: Trial) -> bool:
     """Whether a run is over and its results are written, and it is this one, not one that `--force` changes."""
-    config, folder, follows = part
-    if not (folder / "summary.json").exists():
+    if not (trial.folder / "summary.json").exists():
         return False
-    # The folder may have been moved, and with it the model that the run started from.
-    free = FREE | {"--weights"} if follows else FREE
-    return differences(read_config(folder / "config.json"), config).keys() <= free
+    return differences(read_config(trial.folder / "config.json"), trial.config).keys() <= FREE
 
 
 def read_outcome(trial: Trial, splits: Splits) -> Outcome:
-    """What a trial that has ended left in its folders, and its model's hits on the test set."""
-    records: list[Record] = []
-    seconds: list[float] = []
-    wall_seconds, summary = 0.0, {}
-    for part in trial.parts:
-        run = read_run(part.folder)
-        own, summary = run.records, run.summary
-        step, epoch, clock = (records[-1].step, records[-1].epoch, seconds[-1]) if records else (0, 0.0, 0.0)
-        seconds += [clock + passed for passed in clock_of(own, part.config.images_per_step, len(splits.test))]
-        records += [record._replace(step=step + record.step, epoch=epoch + record.epoch) for record in own]
-        wall_seconds += summary["wall_seconds"]
-    return Outcome(trial, records, seconds, wall_seconds, summary, hits(trial.parts[-1], splits.test))
+    """What a trial that has ended left in its folder, and its model's hits on the test set."""
+    run = read_run(trial.folder)
+    seconds = clock_of(run.records, trial.config.images_per_step, len(splits.test))
+    return Outcome(trial, run.records, seconds, run.summary["wall_seconds"], run.summary, hits(trial, splits.test))
 
 
 def clock_of(records: Sequence[Record], images_per_step: int, num_test: int) -> list[float]:
@@ -100,14 +86,14 @@ def clock_of(records: Sequence[Record], images_per_step: int, num_test: int) -> 
     return seconds
 
 
-def hits(part: Part, test: Source) -> Bool[np.ndarray, " n"]:
+def hits(trial: Trial, test: Source) -> Bool[np.ndarray, " n"]:
     """Which of the test images that can be decoded a run's model classifies rightly.
 
     Raises:
         UserError: none can be.
     """
-    config = part.config
-    classifier = load(part.folder, precision=config.precision, devices=config.devices)
+    config = trial.config
+    classifier = load(trial.folder, precision=config.precision, devices=config.devices)
     with closing(classifier.stream(Images(test))) as predictions:
         found = [
             prediction.probabilities.argmax() == label
