@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import scipy.stats
+from marks import FULL
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
@@ -194,7 +195,7 @@ def test_resuming_passes_over_what_has_ended_and_takes_more_seeds_and_arms(compa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [FULL(signal.SIGTERM), signal.SIGKILL])
 def test_a_comparison_that_was_stopped_goes_on_to_the_same_end(compared, tmp_path, number):
     out = tmp_path / "out"
     process = start(*FLAGS, "--arms", *ARM_NAMES, "--seeds", 2, "--out", out, command="compare")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import FULL
 from safetensors.numpy import load_file
 
 from configs import DEMO
@@ -87,7 +88,7 @@ def both_ways(config: Config, tmp_path: Path, capfd, data: Splits | None = None)
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("freeze", ["stem", "layer1", "layer3", "backbone"])
+@pytest.mark.parametrize("freeze", [pytest.param("stem", marks=pytest.mark.slow), FULL("layer1"), "layer3", "backbone"])
 def test_the_two_parts_are_the_network(freeze, train):
     frozen = STAGES if freeze == "backbone" else STAGES[: STAGES.index(freeze) + 1]
     model = make_resnet("resnet18", num_classes=3, width=4, frozen=frozen)
@@ -110,15 +111,15 @@ def test_the_two_parts_are_the_network(freeze, train):
     ("freeze", "changes"),
     [
         ("backbone", {}),
-        ("stem", {}),
-        ("layer3", {}),
-        ("layer3", {"devices": 4}),
+        FULL("stem", {}),
+        FULL("layer3", {}),
+        FULL("layer3", {"devices": 4}),
         ("layer3", {"devices": 4, "parallel": "pmap", "accumulate": 2, "batch_size": 4}),
-        ("layer3", {"sync_bn": False, "devices": 2, "input": "mmap"}),
+        FULL("layer3", {"sync_bn": False, "devices": 2, "input": "mmap"}),
         ("backbone", {"parallel": "pmap", "devices": 2, "input": "stream"}),
         ("backbone", {"accumulate": 2, "devices": 2, "batch_size": 4, "balance": "weights"}),
         ("backbone", {"balance": "sampler", "optim": OptimConfig("adamw")}),
-        ("backbone", {"images": HOLDOUT}),
+        FULL("backbone", {"images": HOLDOUT}),
         ("layer3", {"images": HOLDOUT, "parallel": "pmap", "devices": 2, "input": "stream"}),
     ],
     ids=str,
@@ -133,7 +134,7 @@ def test_features_that_are_kept_make_the_same_run(freeze, changes, tmp_path, cap
     [
         ("backbone", {}),
         ("layer3", {"devices": 2, "balance": "sampler"}),
-        ("layer2", {"parallel": "pmap", "devices": 2}),
+        FULL("layer2", {"parallel": "pmap", "devices": 2}),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import FULL
 from test_faults import compiled_once  # noqa: F401
 
 import jaxft
@@ -338,8 +339,8 @@ def test_the_best_checkpoint_that_is_not_there(early, tmp_path):
     "changes",
     [
         {"input": "stream"},
-        {"parallel": "pmap", "devices": 2},
-        {"devices": 2, "sync_bn": False},
+        FULL({"parallel": "pmap", "devices": 2}),
+        FULL({"devices": 2, "sync_bn": False}),
         {"regular": RegularConfig(ema=0.5)},
         {"model": dataclasses.replace(DEMO.model, freeze="layer3"), "parallel": "pmap", "devices": 2},
     ],

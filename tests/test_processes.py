@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from marks import FULL
 from safetensors.numpy import load_file
 
 from jaxft.errors import UserError
@@ -76,7 +77,7 @@ def test_two_processes_of_two_devices_are_one_run(alone, tmp_path, parallel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", FULL("pmap")])
 def test_features_that_are_kept_make_the_run_that_computes_them_anew(tmp_path, parallel):
     flags = (
         *TWO_EPOCHS,

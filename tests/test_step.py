@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import FULL
 
 from configs import DEMO
 from convert.pretrained import load_pretrained
@@ -223,6 +224,7 @@ def test_who_does_not_mix_pays_nothing_for_it():
     assert cost(make_train_step(model, tx, mixing)) > cost(bare_step(model, tx, plain))
 
 
+@pytest.mark.slow
 def test_class_weights_reach_the_step():
     model = make_resnet("resnet18", num_classes=3, width=4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
@@ -239,6 +241,7 @@ def test_class_weights_reach_the_step():
     np.testing.assert_allclose(loss(jnp.array([1.0, 0.25, 1.75])), 0.25 * loss(None), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_augments_as_its_config_says():
     def losses(*augment: str, **options) -> float:
         images = ImageConfig(image_size=64, augment=augment, **options)
@@ -296,7 +299,7 @@ def frozen_demo(**changes) -> Run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("pmap", 1), ("jit", 4), ("pmap", 4)])
+@pytest.mark.parametrize(("parallel", "devices"), [FULL("jit", 1), FULL("pmap", 1), ("jit", 4), ("pmap", 4)])
 def test_with_frozen_batch_norm_accumulation_is_a_larger_batch(parallel, devices):
     larger = losses_and_state(frozen_demo(batch_size=32, devices=1), share_of(32))
     run = frozen_demo(batch_size=8, accumulate=4, devices=devices, parallel=parallel)
@@ -304,7 +307,7 @@ def test_with_frozen_batch_norm_accumulation_is_a_larger_batch(parallel, devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", FULL("pmap")])
 def test_accumulation_on_1_and_4_devices_is_one_run(parallel):
     one = losses_and_state(demo_run(batch_size=16, accumulate=2, devices=1), share_of(16, accumulate=2))
     four = demo_run(batch_size=16, accumulate=2, devices=4, parallel=parallel)
@@ -378,7 +381,7 @@ def assert_left_out(state: TrainState, updated: TrainState) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallel", "devices", "accumulate"), [("jit", 1, 1), ("jit", 2, 2), ("pmap", 2, 2)])
+@pytest.mark.parametrize(("parallel", "devices", "accumulate"), [FULL("jit", 1, 1), ("jit", 2, 2), FULL("pmap", 2, 2)])
 def test_an_update_that_is_not_finite_is_left_out(parallel, devices, accumulate):
     weights = jnp.array([1, 1, jnp.nan])
     update = tiny_step(weights, parallel=parallel, devices=devices, accumulate=accumulate, skip_nonfinite=True)
