@@ -52,6 +52,8 @@ class Arguments:
     """A folder with train/ and val/ or test/."""
     weights: Path
     """A .pth or .safetensors file."""
+    arch: str | None = None
+    """As of jaxft.train; the preset's when not given."""
     runs: Path = Path("runs/recipes")
     """Where finished runs are kept, and what they decode and compile."""
     subset: str | None = None
@@ -63,7 +65,7 @@ class Arguments:
     seeds: int = 5
     """Runs of each recipe, at least 2."""
     only: tuple[str, ...] = ()
-    """These recipes, beside the preset; their table is printed, and RESULTS.md left as it is."""
+    """These recipes, beside the preset; all when not given."""
 
 
 class Finished(NamedTuple):
@@ -105,8 +107,8 @@ def main() -> int:
             print(f"seed {seed}, {name}: {earlier[line].accuracy:.4f}, {earlier[line].loss:.4f} nats", flush=True)
     text = report(arguments, done)
     print(text)
-    if not arguments.only:
-        write_section(f"Recipes: {arguments.data.name}, {arguments.image_size} pixels", text)
+    where = [arguments.data.name, *([arguments.arch] if arguments.arch else []), f"{arguments.image_size} pixels"]
+    write_section(f"Recipes: {', '.join(where)}", text)
     return 0
 
 
@@ -114,6 +116,7 @@ def train_words(arguments: Arguments, data: Path, name: str, seed: int) -> Seque
     """The command line of a run, after `python -m jaxft.train`."""
     words = [arguments.preset, "--data", str(data), "--weights", str(arguments.weights.resolve())]
     words += ["--image-size", str(arguments.image_size), "--epochs", str(arguments.epochs), "--precision", "float32"]
+    words += ["--arch", arguments.arch] if arguments.arch else []
     return [*words, "--seed", str(seed), *shlex.split(RECIPES[name])]
 
 
@@ -136,6 +139,7 @@ def train(words: Sequence[str], runs: Path) -> Finished:
 def report(arguments: Arguments, done: Mapping[str, Sequence[Finished]]) -> str:
     """The section."""
     words = [arguments.preset, "--data", arguments.data.name, "--weights", arguments.weights.name]
+    words += ["--arch", arguments.arch] if arguments.arch else []
     words += ["--subset", arguments.subset] if arguments.subset else []
     words += ["--image-size", str(arguments.image_size), "--epochs", str(arguments.epochs)]
     words += ["--seeds", str(arguments.seeds), *(["--only", *arguments.only] if arguments.only else [])]
