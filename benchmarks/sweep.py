@@ -20,7 +20,7 @@ import tyro
 
 from jaxft.errors import run_command
 from jaxft.sweeping.grid import parse_values
-from results import command, conditions, table, take_turns, write_section
+from results import conditions, table, take_turns, write_section
 
 EPOCHS = 5
 RATES = "1e-4:1e-1:8"
@@ -64,9 +64,11 @@ def main() -> int:
     ]
     text = table(["one program", "one head, or 8 commands (s)", "it (s)", "it over that"], rows)
     device = jax.devices()[0].device_kind
-    told = f"{conditions()}; on {device}. {arguments.turns} turns: median (least to most). Command: `{command()}`"
-    print(text + "\n\n" + told)
-    write_section(f"Many runs in one program: {jax.devices()[0].platform}", f"{text}\n\n{told}")
+    words = f"--photos {arguments.photos.name} --weights {arguments.weights.name} --turns {arguments.turns}"
+    told = f"{conditions()}; on {device}. {arguments.turns} turns: median (least to most)."
+    text = f"{text}\n\n{told}\n\n    python benchmarks/sweep.py {words}"
+    print(text)
+    write_section(f"Many runs in one program: {jax.devices()[0].platform}", text)
     return 0
 
 
