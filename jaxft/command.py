@@ -55,7 +55,9 @@ def found_recipe(name: str, config: Config, arguments: Arguments, display: Displ
     if options.cache:
         keep_compiled(options.cache_folder)
     choice = choose_recipe(config, minutes, options=options, say=display.say, progress=display.working)
-    display.say(f"auto: chosen {choice.flags}")
+    reached = f"held-out accuracy {choice.accuracy:.4f}, loss {choice.loss:.4f}"
+    why = "the lowest loss of what comes within a standard error of the best accuracy"
+    display.say(f"auto: chosen {choice.flags} ({reached}): {why}")
     return choice.config
 
 

@@ -159,14 +159,19 @@ def test_a_run_of_a_found_recipe_is_carried_on_by_its_own_command(tmp_path, monk
 
     def choose(config, *_, **__):
         found.append(with_flags(config, changes))
-        return Choice(found[0], "", 1.0)
+        return Choice(found[0], "--lr 0.05", 0.75, 0.5)
 
     monkeypatch.setattr(jaxft.command, "choose_recipe", choose)
     for words_too in ([], ["--resume"]):
         assert main([*words, *words_too]) == 0
         assert read_config(tmp_path / "run" / "config.json") == found[0]
     assert len(found) == 1
-    assert f"auto: the recipe is the one that {tmp_path / 'run'} has" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "auto: chosen --lr 0.05 (held-out accuracy 0.7500, loss 0.5000): the lowest loss of what comes within"
+        in printed
+    )
+    assert f"auto: the recipe is the one that {tmp_path / 'run'} has" in printed
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ class Choice(NamedTuple):
     """What it changes, as flags."""
     accuracy: float
     """0 to 1, on the held-out images."""
+    loss: float
+    """Nats, on the held-out images."""
 
 
 class Tried(NamedTuple):
@@ -123,7 +125,7 @@ def choose_recipe(
         num_recipes, num_seeds = plan
         tried += try_round(what, recipes[:num_recipes], num_seeds)
     best = pick(tried, held)
-    return Choice(best.config, in_words(best.changes), best.ranked.accuracy)
+    return Choice(best.config, in_words(best.changes), best.ranked.accuracy, best.ranked.loss)
 
 
 def with_recipe_of(config: Config, found: Config) -> Config:
