@@ -81,10 +81,9 @@ def train_members(
         if all(known(place, seed) for place in places for seed in of_seeds):
             continue
         group = open_group([configs[i] for i in places], places, of_seeds, inputs)
-        if halving is None:
-            yield from in_chunks(group, known, on_epoch)
-        else:
-            yield from in_rungs(group, halving, known, on_epoch)
+        parts = in_chunks(group, known, on_epoch) if halving is None else in_rungs(group, halving, known, on_epoch)
+        for members in parts:
+            yield [each for each in members if not known(each.member.recipe, each.member.seed)]
 
 
 def in_chunks(
@@ -97,8 +96,7 @@ def in_chunks(
 
     for chunk in chunks(group, unfinished(group, known), lacks):
         standing = advance(group, chunk, begin(group, chunk), len(group.ends), on_epoch)
-        members = trained(group, chunk, standing)
-        yield [each for each in members if not known(each.member.recipe, each.member.seed)]
+        yield trained(group, chunk, standing)
 
 
 def in_rungs(
@@ -121,10 +119,9 @@ def in_rungs(
             for (i, j), member in zip(np.ndindex(len(chunk.seeds), chunk.num_recipes), members, strict=True):
                 paused[chunk.seeds[i], chunk.recipes[j]] = Paused([leaf[i, j] for leaf in own], counts, member)
         ranked = by_mean_score(left, paused)
-        given_up = [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
-        yield [each for each in given_up if not known(each.member.recipe, each.member.seed)]
+        yield [paused.pop((i, j)).trained for j in ranked[num_left:] for i in range(len(group.seeds))]
         left = sorted(ranked[:num_left])
-    yield [each.trained for each in paused.values() if not known(each.trained.member.recipe, each.trained.member.seed)]
+    yield [each.trained for each in paused.values()]
 
 
 def unfinished(group: Group, known: Callable[[int, int], bool]) -> list[int]:
