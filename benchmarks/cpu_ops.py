@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flops import layers_of
-from jaxft import cpu
+from jaxft.cpu.convolution import convolve, xla_convolve
+from jaxft.cpu.max_pool import max_pool, xla_max_pool
 from jaxft.resnet import ARCHS, make_resnet
 from results import command, conditions, table, take_turns, write_section
 
@@ -78,14 +79,14 @@ def layer_rows(layer: Convolution, count: int, arguments: Any) -> list[list[str]
     rng = np.random.default_rng(0)
     x = uniform(rng, arguments.batch, layer.side, layer.side, layer.channels)
     kernel = uniform(rng, layer.size, layer.size, layer.channels, layer.features)
-    convolve = partial(cpu.convolve, stride=layer.stride, pad=pad)
-    plain = partial(cpu.xla_convolve, stride=layer.stride, pad=pad)
+    fast = partial(convolve, stride=layer.stride, pad=pad)
+    plain = partial(xla_convolve, stride=layer.stride, pad=pad)
     grad = uniform(rng, *jax.eval_shape(plain, x, kernel).shape)
     name = f"{layer.size}x{layer.size}/{layer.stride} {layer.channels} to {layer.features}, {layer.side}²"
     whats = [
-        ("forward", *(of(f, 0) for f in (plain, convolve))),
-        ("gradient of images", *(of(f, 1) for f in (plain, convolve))),
-        ("gradient of kernel", *(of(f, 2) for f in (plain, convolve))),
+        ("forward", *(of(f, 0) for f in (plain, fast))),
+        ("gradient of images", *(of(f, 1) for f in (plain, fast))),
+        ("gradient of kernel", *(of(f, 2) for f in (plain, fast))),
     ]
     return [measured(name, what, count, arguments.turns, xla, ours, x, kernel, grad) for what, xla, ours in whats]
 
@@ -106,10 +107,8 @@ def pool_rows(shape: tuple[int, ...], turns: int) -> list[list[str]]:
     def gradient(function: Function) -> Function:
         return lambda x, grad: jax.vjp(function, x)[1](grad)[0]
 
-    forward = measured(
-        name, "forward", 1, turns, lambda x, _: cpu.xla_max_pool(x), lambda x, _: cpu.max_pool(x), x, grad
-    )
-    back = measured(name, "gradient", 1, turns, gradient(cpu.xla_max_pool), gradient(cpu.max_pool), x, grad)
+    forward = measured(name, "forward", 1, turns, lambda x, _: xla_max_pool(x), lambda x, _: max_pool(x), x, grad)
+    back = measured(name, "gradient", 1, turns, gradient(xla_max_pool), gradient(max_pool), x, grad)
     return [forward, back]
 
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from jaxft import cpu
 from jaxft.batch_norm import BatchNorm, widen
+from jaxft.cpu.convolution import conv_general_dilated
+from jaxft.cpu.max_pool import max_pool
 from jaxft.errors import UserError
 from jaxft.optim_config import STAGES
 
@@ -58,7 +59,7 @@ def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype:
         use_bias=False,
         dtype=dtype,
         kernel_init=kaiming_normal,
-        conv_general_dilated=cpu.conv_general_dilated,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
@@ -149,7 +150,7 @@ class ResNet(nn.Module):
         if "stem" in left:
             x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x.astype(self.dtype))
             x = nn.relu(norm("bn1")(x, train=moving and "stem" not in self.frozen))
-            x = self._end_of("stem", cpu.max_pool(x))
+            x = self._end_of("stem", max_pool(x))
         for i, (stage, num_blocks) in enumerate(zip(STAGES[1:], self.arch.stage_sizes, strict=True)):
             if stage not in left:
                 continue

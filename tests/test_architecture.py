@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "checks", "host", "huge_pages", "fonts", "download", "data.augment_spec"),
     *("optim_config", "config", "config_file", "records", "paths"),
-    *("cpu", "batch_norm", "resnet", "head"),
+    *("cpu.shared", "cpu.patches", "cpu.winograd", "cpu.convolution", "cpu.max_pool"),
+    *("batch_norm", "resnet", "head"),
     *("launch", "data.sharing", "processes"),
     *("data.images", "data.sources", "data.folders", "data.named", "data.table", "data.prepared", "data.tfds"),
     *("data.cache", "data.workers", "data.canvas", "data.kitchen_shapes", "data.kitchen", "data.load"),

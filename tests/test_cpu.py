@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from jaxft import cpu
+from jaxft.cpu import convolution, patches, winograd
+from jaxft.cpu.max_pool import max_pool
 from jaxft.resnet import make_resnet
 
 # height, width, kernel, stride, channels, features, images
 CONVOLUTIONS = [
     (9, 8, 3, 1, 5, 7, 4),
+    (16, 17, 3, 1, 5, 7, 2),
+    (15, 14, 3, 1, 2, 3, 3),
     (9, 8, 3, 2, 5, 7, 3),
     (16, 17, 3, 2, 4, 6, 2),
     (8, 7, 3, 2, 16, 4, 3),
@@ -32,21 +35,23 @@ CONVOLUTIONS = [
 
 
 def without(monkeypatch) -> None:
-    monkeypatch.setattr(cpu, "on_cpu", lambda fast, general, *operands: general(*operands))
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, cpu, default: default(*operands))
 
 
 def images(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("chunk_bytes", [None, 1])
+@pytest.mark.parametrize("winograd_and_single_images", [False, True])
 @pytest.mark.parametrize(("height", "width", "size", "stride", "channels", "features", "n"), CONVOLUTIONS)
 def test_convolutions_and_their_gradients_are_torchs(
-    monkeypatch, height, width, size, stride, channels, features, n, chunk_bytes
+    monkeypatch, height, width, size, stride, channels, features, n, winograd_and_single_images
 ):
-    if chunk_bytes:
-        monkeypatch.setattr(cpu, "ROWS_BYTES", chunk_bytes)
-        monkeypatch.setattr(cpu, "PATCHES_BYTES", chunk_bytes)
+    if winograd_and_single_images:
+        monkeypatch.setattr(convolution, "SQUARES", 1)
+        monkeypatch.setattr(patches, "ROWS_BYTES", 1)
+        monkeypatch.setattr(patches, "PATCHES_BYTES", 1)
+        monkeypatch.setattr(winograd, "CHUNK_BYTES", 1)
     rng = np.random.default_rng(0)
     x, kernel = images(rng, n, height, width, channels), images(rng, size, size, channels, features)
     torch_x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
@@ -57,7 +62,7 @@ def test_convolutions_and_their_gradients_are_torchs(
 
     @jax.jit
     def found(x, kernel, grad):
-        y, back = jax.vjp(lambda x, kernel: cpu.convolve(x, kernel, stride, size // 2), x, kernel)
+        y, back = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride, size // 2), x, kernel)
         return y, *back(grad)
 
     y, x_grad, kernel_grad = found(x, kernel, grad)
@@ -76,7 +81,7 @@ def test_the_max_pool_and_its_gradient_are_torchs_also_where_pixels_are_equal(he
     expected = functional.max_pool2d(torch_x, 3, 2, 1)
     grad = images(rng, *expected.permute(0, 2, 3, 1).shape)
     expected.backward(torch.tensor(grad.transpose(0, 3, 1, 2)))
-    y, back = jax.vjp(cpu.max_pool, jnp.asarray(x))
+    y, back = jax.vjp(max_pool, jnp.asarray(x))
     assert torch_x.grad is not None
     np.testing.assert_array_equal(y, expected.detach().permute(0, 2, 3, 1))
     np.testing.assert_allclose(back(jnp.asarray(grad))[0], torch_x.grad.permute(0, 2, 3, 1), atol=1e-6)
@@ -125,18 +130,34 @@ def test_other_devices_never_enter(monkeypatch, platform):
 
 def test_grouped_and_half_precision_convolutions_are_xlas():
     x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 4))
-    options = {"padding": [(1, 1)] * 2, "dimension_numbers": cpu.DIMENSIONS, "precision": None}
-    grouped = jax.make_jaxpr(lambda: cpu.conv_general_dilated(x, kernel, (1, 1), feature_group_count=2, **options))()
+    options = {"padding": [(1, 1)] * 2, "dimension_numbers": convolution.DIMENSIONS, "precision": None}
+    grouped = jax.make_jaxpr(
+        lambda: convolution.conv_general_dilated(x, kernel, (1, 1), feature_group_count=2, **options)
+    )()
     x, kernel = x.astype(jnp.bfloat16), jnp.ones((3, 3, 4, 4), jnp.bfloat16)
-    half = jax.make_jaxpr(lambda: cpu.conv_general_dilated(x, kernel, (1, 1), feature_group_count=1, **options))()
+    half = jax.make_jaxpr(
+        lambda: convolution.conv_general_dilated(x, kernel, (1, 1), feature_group_count=1, **options)
+    )()
     assert "custom_vjp" not in str(grouped) + str(half)
+
+
+@pytest.mark.parametrize(("batch", "products"), [(32, 16 / 36), (1, 1)])
+def test_large_batches_take_winograds_fewer_products(batch, products):
+    x, kernel = jnp.zeros((batch, 4, 4, 64)), jnp.zeros((3, 3, 64, 64))
+
+    def flops(convolve) -> float:
+        compiled = jax.jit(lambda x, kernel: convolve(x, kernel, 1, 1)).lower(x, kernel).compile()
+        return compiled.cost_analysis()["flops"]  # pyright: ignore[reportOptionalSubscript]
+
+    dense = 2 * batch * 16 * kernel.size
+    assert flops(convolution.convolve) == pytest.approx(products * dense, rel=0.3)
 
 
 def test_networks_side_by_side():
     """As in a sweep: one image batch, many kernels."""
     rng = np.random.default_rng(0)
     x, kernels = jnp.asarray(images(rng, 2, 6, 6, 3)), jnp.asarray(images(rng, 4, 3, 3, 3, 5))
-    gradient = jax.grad(lambda kernel: jnp.sin(cpu.max_pool(cpu.convolve(x, kernel, 1, 1))).sum())
+    gradient = jax.grad(lambda kernel: jnp.sin(max_pool(convolution.convolve(x, kernel, 1, 1))).sum())
     together = jax.jit(jax.vmap(gradient))(kernels)
     for kernel, found in zip(kernels, together, strict=True):
         np.testing.assert_allclose(found, jax.jit(gradient)(kernel), atol=1e-4)

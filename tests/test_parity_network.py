@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from convert.torchvision import to_state_dict
 from convert.verify import CHECKS, compare, differences, judge
-from jaxft.cpu import max_pool
+from jaxft.cpu.max_pool import max_pool
 from jaxft.resnet import ARCHS, STAGES, make_resnet
 from parity.network import NUM_CLASSES, SIZES, images, in_float32, in_float64, largest, random_state
 

@@ -1,0 +1,121 @@
+"""Convolutions as a CPU computes them fastest; other devices take XLA's own, as they are.
+
+XLA's CPU backend is as fast as a matrix product where a convolution is of stride 1 and its images are large, and slow
+elsewhere: small images (smaller than the kernel, it computes them in a plain loop, 100 times slower), gradients through
+a stride, and gradients of kernels. Here 3x3 convolutions of stride 1 take fewer products (winograd.py), and the others
+are products with patches of the images (patches.py) where that is faster; the results differ by rounding.
+`benchmarks/cpu_ops.py` measures what each brings.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxft.cpu import patches, winograd
+from jaxft.cpu.shared import on_cpu, output_size
+
+Images = Float[Array, "b h w c"]
+Kernel = Float[Array, "k k c f"]
+Output = Float[Array, "b h2 w2 f"]
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+SQUARES = 128
+"""Of four pixels, in a batch, from which on Winograd's way is faster: below, the kernel's part outweighs it."""
+SMALL = 49
+"""Pixels of the output up to which a convolution is faster by patches; measured at 4, 16, 49, 64 and 196."""
+
+
+def conv_general_dilated(
+    lhs: Images,
+    rhs: Float[Array, "k k g f"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int,
+    precision: Any,
+    **options: Any,
+) -> Output:
+    """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it; square kernels of one group take the ways here."""
+    if feature_group_count == 1 and precision is None and jnp.finfo(lhs.dtype).bits >= 32:
+        return convolve(lhs, rhs, window_strides[0], padding[0][0])
+    options |= {"feature_group_count": feature_group_count, "precision": precision}
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
+    """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
+    general = partial(xla_convolve, stride=stride, pad=pad)
+    match way_of(x, len(kernel), stride, pad):
+        case "winograd":
+            return on_cpu(winograd.convolve, general, x, kernel)
+        case "patches":
+            return on_cpu(partial(patches.convolve, stride=stride, pad=pad), general, x, kernel)
+        case "xla":
+            return general(x, kernel)
+
+
+def way_of(x: Images, size: int, stride: int, pad: int) -> Literal["winograd", "patches", "xla"]:
+    """How a CPU computes the convolution of these images with a kernel of `size` fastest."""
+    n, height, width, _ = x.shape
+    squares = n * -(-height // 2) * -(-width // 2) if isinstance(n, int) else 0  # Exported for any number.
+    if fits_winograd(size, stride, pad) and squares >= SQUARES:
+        return "winograd"
+    pixels = math.prod(output_size(side, size, stride, pad) for side in (height, width))
+    return "patches" if size > 1 and pixels <= SMALL else "xla"
+
+
+def fits_winograd(size: int, stride: int, pad: int) -> bool:
+    """Whether winograd.py knows such convolutions."""
+    return (size, stride, pad) == (3, 1, 1)
+
+
+def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[Output, tuple[Images, Kernel]]:
+    """The convolution, and what its gradients need."""
+    return convolve(x, kernel, stride, pad), (x, kernel)
+
+
+def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad: Output) -> tuple[Images, Kernel]:
+    """The gradients of the images and of the kernel."""
+
+    def xla(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
+        return jax.vjp(partial(xla_convolve, stride=stride, pad=pad), x, kernel)[1](grad)
+
+    def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
+        return fast_images_grad(x, kernel, grad, stride, pad), fast_kernel_grad(x, kernel, grad, stride, pad)
+
+    return on_cpu(fast, xla, *saved, grad)
+
+
+convolve.defvjp(convolve_forward, convolve_backward)
+
+
+def fast_images_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: int) -> Images:
+    """The gradient of the images, as a CPU computes it fastest."""
+    size = len(kernel)
+    way = way_of(x, size, stride, pad)
+    if way == "winograd":
+        return winograd.images_grad(kernel, grad)
+    by = patches.convolve if way == "patches" or (size == 3 and stride > 1) else xla_convolve
+    return jax.vjp(lambda x: by(x, kernel, stride, pad), x)[1](grad)[0]
+
+
+def fast_kernel_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: int) -> Kernel:
+    """The gradient of the kernel, as a CPU computes it fastest."""
+    size = len(kernel)
+    if fits_winograd(size, stride, pad):
+        return winograd.kernel_grad(x, grad)
+    if math.prod(grad.shape[1:3]) < size**2:
+        return jax.vjp(lambda kernel: patches.convolve(x, kernel, stride, pad), kernel)[1](grad)[0]
+    return patches.kernel_grad(x, grad, size, stride, pad)
+
+
+def xla_convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
+    """The convolution as XLA does it."""
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=DIMENSIONS)
