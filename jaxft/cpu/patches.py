@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxft.cpu.shared import largest_divisor, output_size
+from jaxft.cpu.shared import largest_divisor, output_size, zero_after
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c f"]
@@ -63,7 +63,8 @@ def kernel_grad(x: Images, grad: Output, size: int, stride: int, pad: int) -> Ke
         return total + jnp.stack([grads @ each for each in rows]), None
 
     chunks = (x.reshape(-1, chunk, *x.shape[1:]), grad.reshape(-1, chunk, *grad.shape[1:]))
-    total, _ = lax.scan(added, jnp.zeros((size, row, features) if narrow else (size, features, row), x.dtype), chunks)
+    zeros = jnp.full((size, row, features) if narrow else (size, features, row), zero_after(grad))
+    total, _ = lax.scan(added, zeros, chunks)
     total = total if narrow else total.swapaxes(1, 2)
     return total.reshape(size, taps * unit, channels, features)[:, :size]
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxft.cpu.shared import largest_divisor
+from jaxft.cpu.shared import in_turn, largest_divisor, zero_after
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "3 3 c f"]
@@ -35,17 +35,17 @@ CHUNK_BYTES = 1 << 23
 
 def convolve(x: Images, kernel: Kernel) -> Output:
     """The convolution, at stride 1, of images that are padded by a pixel on each side."""
-    return multiplied(x, two_ways(OF_KERNEL, kernel))
+    return multiplied(x, two_ways(OF_KERNEL, kernel + zero_after(x)))
 
 
 def images_grad(kernel: Kernel, grad: Output) -> Images:
     """The gradient of the images: a convolution with the kernel turned round, from features to channels."""
-    return multiplied(grad, two_ways(OF_KERNEL, kernel[::-1, ::-1]), across=True)
+    return multiplied(grad, two_ways(OF_KERNEL, kernel[::-1, ::-1] + zero_after(grad)), across=True)
 
 
 def multiplied(x: Images, of_kernel: Float[Array, "4 4 c f"], *, across: bool = False) -> Output:
     """Images whose factors are multiplied with a kernel's, over its channels or, `across`, its features."""
-    n, height, width, channels = x.shape
+    height, width, channels = x.shape[1:]
     of_kernel = of_kernel.reshape(16, *of_kernel.shape[2:])
     over, features = (2, of_kernel.shape[1]) if across else (1, of_kernel.shape[2])
 
@@ -54,7 +54,7 @@ def multiplied(x: Images, of_kernel: Float[Array, "4 4 c f"], *, across: bool = 
         products = products.reshape(4, 4, -1, -(-height // 2), -(-width // 2), features)
         return joined(two_ways(OF_PRODUCTS, products))[:, :height, :width]
 
-    return lax.map(some, in_chunks(x, channels)).reshape(n, height, width, features)
+    return in_turn(some, x, chunk_size(x, channels))
 
 
 def kernel_grad(x: Images, grad: Output) -> Kernel:
@@ -66,8 +66,9 @@ def kernel_grad(x: Images, grad: Output) -> Kernel:
         of_grad = two_ways(OF_PRODUCTS.T, parted(grad)).reshape(16, -1, features)
         return total + lax.dot_general(of_images(x), of_grad, (((1,), (1,)), ((0,), (0,)))), None
 
-    chunks = in_chunks(x, channels + features), in_chunks(grad, channels + features)
-    total, _ = lax.scan(added, jnp.zeros((16, channels, features), x.dtype), chunks)
+    chunk = chunk_size(x, channels + features)
+    chunks = x.reshape(-1, chunk, *x.shape[1:]), grad.reshape(-1, chunk, *grad.shape[1:])
+    total, _ = lax.scan(added, jnp.full((16, channels, features), zero_after(grad)), chunks)
     return two_ways(OF_KERNEL.T, total.reshape(4, 4, channels, features))
 
 
@@ -107,8 +108,8 @@ def joined(squares: Float[Array, "2 2 b h2 w2 f"]) -> Output:
     return squares.transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * height, 2 * width, features)
 
 
-def in_chunks(x: Images, channels: int) -> Float[Array, "k n h w c"]:
-    """The images, as many together as fit CHUNK_BYTES if they have factors of so many channels."""
+def chunk_size(x: Images, channels: int) -> int:
+    """As many images as fit CHUNK_BYTES if they have factors of so many channels."""
     n, height, width, _ = x.shape
     squares = -(-height // 2) * -(-width // 2)
-    return x.reshape(-1, largest_divisor(n, CHUNK_BYTES // (16 * squares * channels * x.dtype.itemsize)), *x.shape[1:])
+    return largest_divisor(n, CHUNK_BYTES // (16 * squares * channels * x.dtype.itemsize))
