@@ -129,8 +129,9 @@ def worker_script(tmp_path, monkeypatch):
 
 def test_sides_take_turns(worker_script):
     ours, theirs = take_turns([JOB, JOB._replace(side="peer")], 3)
-    # Of each two steps to warm up and one to see how long it takes; then a turn that is not counted, and three.
-    assert worker_script.read_text().split() == ["jaxft"] * 3 + ["peer"] * 3 + ["jaxft", "peer"] * 4
+    # Of each two steps to warm up and one to see how long it takes; then a turn that is not counted, and three, each of
+    # a step that is not counted and one that is.
+    assert worker_script.read_text().split() == ["jaxft"] * 3 + ["peer"] * 3 + ["jaxft", "jaxft", "peer", "peer"] * 4
     assert len(ours.seconds) == len(theirs.seconds) == 3
     assert (ours.peak_bytes, ours.failed) == (77, None)
     assert (ours.compiled["compile_seconds"], ours.compiled["temp_bytes"], ours.compiled["steps"]) == (1.5, 10, 1)

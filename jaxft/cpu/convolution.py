@@ -8,7 +8,7 @@ are products with patches of the images (patches.py) where that is faster; the r
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -42,23 +42,43 @@ def conv_general_dilated(
     **options: Any,
 ) -> Output:
     """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it; square kernels of one group take the ways here."""
-    if feature_group_count == 1 and precision is None and jnp.finfo(lhs.dtype).bits >= 32:
+    if feature_group_count == 1 and precision is None:
         return convolve(lhs, rhs, window_strides[0], padding[0][0])
     options |= {"feature_group_count": feature_group_count, "precision": precision}
-    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    general = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
+    return on_cpu(widened(general), general, lhs, rhs) if is_half(lhs) else general(lhs, rhs)
+
+
+def is_half(x: Images) -> bool:
+    """Whether the numbers are of half precision."""
+    return jnp.finfo(x.dtype).bits < 32
+
+
+def widened(function: Callable) -> Callable:
+    """The function with half precision computed in float32, which is what XLA's CPU backend does.
+
+    It stands behind a barrier: XLA would put two convolutions in a row into one program, which gives NaN (jax 0.12).
+    """
+
+    def wide(*operands: Array) -> Any:
+        if not is_half(operands[0]):
+            return function(*operands)
+        results = lax.optimization_barrier(function(*(each.astype(jnp.float32) for each in operands)))
+        return jax.tree.map(lambda each: each.astype(operands[0].dtype), results)
+
+    return wide
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
     general = partial(xla_convolve, stride=stride, pad=pad)
-    match way_of(x, len(kernel), stride, pad):
-        case "winograd":
-            return on_cpu(winograd.convolve, general, x, kernel)
-        case "patches":
-            return on_cpu(partial(patches.convolve, stride=stride, pad=pad), general, x, kernel)
-        case "xla":
-            return general(x, kernel)
+    way = way_of(x, len(kernel), stride, pad)
+    if way == "xla" and not is_half(x):
+        return general(x, kernel)
+    by_patches = partial(patches.convolve, stride=stride, pad=pad)
+    fast = {"winograd": winograd.convolve, "patches": by_patches, "xla": general}[way]
+    return on_cpu(widened(fast), general, x, kernel)
 
 
 def way_of(x: Images, size: int, stride: int, pad: int) -> Literal["winograd", "patches", "xla"]:
@@ -90,7 +110,7 @@ def convolve_backward(stride: int, pad: int, saved: tuple[Images, Kernel], grad:
     def fast(x: Images, kernel: Kernel, grad: Output) -> tuple[Images, Kernel]:
         return fast_images_grad(x, kernel, grad, stride, pad), fast_kernel_grad(x, kernel, grad, stride, pad)
 
-    return on_cpu(fast, xla, *saved, grad)
+    return on_cpu(widened(fast), xla, *saved, grad)
 
 
 convolve.defvjp(convolve_forward, convolve_backward)
