@@ -83,9 +83,9 @@ def opening(arch: str, image_size: int, device: Device, turns: int, parallel: st
     return f"""{arch} at {image_size} pixels in {device["precision"]}, {devices} x {device["kind"]}; jaxft compiled by
 {parallel}. Each side has one batch, which is on the device already; jaxft normalises it there, a peer's is normalised.
 n = {turns} turns, median (least to most), after a turn that is not counted; the sides of a comparison take turns, each
-in a process of its own, and a ratio is that of each turn. A turn's first step is not counted: it fetches anew what memory
-the system took back while others had theirs, which a run keeps. A side's best batch is bold. To compile is without a
-cache. Memory is {memory}.
+in a process of its own, and a ratio is that of each turn. A turn's first step is not counted: it fetches anew what
+memory the system took back while others had theirs, which a run keeps. A side's best batch is bold. To compile is
+without a cache. Memory is {memory}.
 Use is the model's FLOPs, those of convolutions and classifier as far as something trains, the same for all sides, over
 those of a large matrix product of XLA's in this precision, {number(device["matmul_flops"], 1e12)} TFLOP a second
 here."""
