@@ -182,8 +182,8 @@ def floor_table(sides: Sequence[Measured], device: Device) -> str:
         memory = bytes_accessed * job.devices / devices / device["bytes_per_second"][0]
         row += [number(bytes_accessed * job.devices, 1e9), number(1e3 * memory)]
         rows.append([*row, f"{100 * max(compute, memory) / step:.0f}"])
-    on_cpu = " On a CPU jaxft's 3x3 convolutions take 16 products\nfor 36, so that a step may pass this floor, and 100 % of use."
-    fewer = on_cpu if device["platform"] == "cpu" else ""
+    fewer = "\nOn a CPU jaxft's 3x3 convolutions take 16 products for 36: a step may pass this floor, and all use."
+    fewer = fewer if device["platform"] == "cpu" else ""
     header = ["step", "frozen to", "batch", "ms", "GFLOP, model", "GFLOP, XLA", "ms at most FLOPs", "GB, XLA"]
     return f"""Where jaxft's step stands: the model's FLOPs at the speed of that matrix product, and the bytes that XLA
 counts, each operation's operands and results, at the speed of a large copy,
