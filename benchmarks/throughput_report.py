@@ -182,8 +182,9 @@ def floor_table(sides: Sequence[Measured], device: Device) -> str:
         memory = bytes_accessed * job.devices / devices / device["bytes_per_second"][0]
         row += [number(bytes_accessed * job.devices, 1e9), number(1e3 * memory)]
         rows.append([*row, f"{100 * max(compute, memory) / step:.0f}"])
-    fewer = "\nOn a CPU jaxft's 3x3 convolutions take 16 products for 36: a step may pass this floor, and all use."
-    fewer = fewer if device["platform"] == "cpu" else ""
+    fewer = ""
+    if device["platform"] == "cpu":
+        fewer = "\nOn a CPU jaxft's 3x3 convolutions take 16 products for 36: a step may pass this floor, and all use."
     header = ["step", "frozen to", "batch", "ms", "GFLOP, model", "GFLOP, XLA", "ms at most FLOPs", "GB, XLA"]
     return f"""Where jaxft's step stands: the model's FLOPs at the speed of that matrix product, and the bytes that XLA
 counts, each operation's operands and results, at the speed of a large copy,

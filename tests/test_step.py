@@ -15,6 +15,7 @@ from configs import DEMO
 from convert.pretrained import load_pretrained
 from jaxft.build import Pretrained, Run, build
 from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig
+from jaxft.cpu import convolution
 from jaxft.data.augment import Augmented, Batch, make_augment, normalise
 from jaxft.data.batches import Share, share_of, shuffled_order
 from jaxft.data.canvas import Canvas, Decoded, decode_set
@@ -291,8 +292,7 @@ def losses_and_state(run: Run, share: Share) -> tuple[list[float], TrainState]:
 def assert_one_run(ours: tuple[list[float], TrainState], theirs: tuple[list[float], TrainState]) -> None:
     np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-5)
     for our, their in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(theirs[1]), strict=True):
-        # A CPU computes small parts of a batch in another way than large ones, and rounding may flip a ReLU.
-        np.testing.assert_allclose(our, their, rtol=1e-3, atol=6e-4)
+        np.testing.assert_allclose(our, their, rtol=1e-3, atol=2e-4)
 
 
 def frozen_demo(**changes) -> Run:
@@ -310,7 +310,9 @@ def test_with_frozen_batch_norm_accumulation_is_a_larger_batch(parallel, devices
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["jit", FULL("pmap")])
-def test_accumulation_on_1_and_4_devices_is_one_run(parallel):
+def test_accumulation_on_1_and_4_devices_is_one_run(parallel, monkeypatch):
+    # A CPU computes small parts of a batch in another way than large ones; rounding would flip a ReLU here.
+    monkeypatch.setattr(convolution, "SQUARES", 1)
     one = losses_and_state(demo_run(batch_size=16, accumulate=2, devices=1), share_of(16, accumulate=2))
     four = demo_run(batch_size=16, accumulate=2, devices=4, parallel=parallel)
     assert_one_run(losses_and_state(four, share_of(16, accumulate=2, num_devices=4)), one)
