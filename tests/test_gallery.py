@@ -126,7 +126,9 @@ def test_decoded_or_streamed_the_pictures_are_the_same(made, gallery):
     theirs = gallery_of(classifier, config, *decoded)
     assert [picture.src for picture in gallery.mistakes] == [picture.src for picture in theirs.mistakes]
     assert [picture.name for picture in gallery.least_sure] == [picture.name for picture in theirs.least_sure]
-    assert [heat for _, heat in gallery.maps] == [heat for _, heat in theirs.maps]
+    for (_, heat), (_, other) in zip(gallery.maps, theirs.maps, strict=True):
+        # a batch of another size rounds otherwise, which may turn a pixel of the map by one level
+        assert np.abs(pixels_in(heat) - pixels_in(other)).mean() < 0.02
     assert gallery.views == theirs.views
 
 
