@@ -45,8 +45,9 @@ class Arguments:
     """The network."""
     modes: tuple[Mode, ...] = ("full", "layer2", "head")
     """Everything trains, what is above layer2, or the head alone."""
-    head_flags: str = ""
-    """More flags of jaxft.train for the head alone: measured too, beside the run without them."""
+    head_flags: tuple[str, ...] = ()
+    """More flags of jaxft.train for the head alone, each string a row beside the run without them: '--cached-views 5'
+    '--augment none', say. PyTorch knows the second."""
     epochs: int = 5
     """Of each run."""
     batch_size: int = 32
@@ -58,7 +59,7 @@ class Arguments:
 
 
 class Case(NamedTuple):
-    """A set and what trains; PyTorch does not know jaxft's `flags`."""
+    """A set, what trains, and jaxft's further flags, of which PyTorch knows `--augment none`."""
 
     photos: Path
     mode: Mode
@@ -100,7 +101,7 @@ def main() -> int:
         Case(photos, mode, flags)
         for photos in arguments.photos
         for mode in arguments.modes
-        for flags in dict.fromkeys(["", arguments.head_flags if mode == "head" else ""])
+        for flags in ("", *(arguments.head_flags if mode == "head" else ()))
     ]
     turns: dict[Case, list[Turn]] = {case: [] for case in cases}
     for i in range(arguments.turns):
@@ -112,7 +113,7 @@ def main() -> int:
             print(f"{place}: cold, PyTorch, warm: {seconds}", flush=True)
     text = report(arguments, turns)
     print(text)
-    write_section("Time to model", text)
+    write_section(f"Time to model: {', '.join(folder.name for folder in arguments.photos)}", text)
     return 0
 
 
@@ -136,6 +137,7 @@ def run_jaxft(arguments: Arguments, case: Case, out: Path, cache: Path) -> Timed
 def run_torch(arguments: Arguments, case: Case, out: Path) -> Timed:
     """The PyTorch script."""
     words = [str(PEER), str(case.photos), *shared_words(arguments, case), "--arch", arguments.arch, "--out", str(out)]
+    words += ["--augment", "none"] if "--augment none" in case.flags else []
     model, whole, printed = timed([*words, *(["--compile"] if arguments.torch_compile else [])], out)
     return Timed(model, whole, float(printed.split()[-1]))
 
@@ -210,7 +212,7 @@ def command_words(arguments: Arguments) -> str:
     words = ["--photos", *(folder.name for folder in arguments.photos), "--weights", arguments.weights.name]
     words += ["--arch", arguments.arch, "--modes", *arguments.modes, "--epochs", str(arguments.epochs)]
     words += ["--batch-size", str(arguments.batch_size), "--turns", str(arguments.turns)]
-    words += ["--head-flags", arguments.head_flags] if arguments.head_flags else []
+    words += ["--head-flags", *arguments.head_flags] if arguments.head_flags else []
     return shlex.join([*words, *(["--torch-compile"] if arguments.torch_compile else [])])
 
 

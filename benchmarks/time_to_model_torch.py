@@ -3,8 +3,8 @@
     python benchmarks/time_to_model_torch.py PHOTOS --weights FILE --out model.pth
 
 Photographs in train/CLASS/ and val/CLASS/ (or test/CLASS/); SGD with momentum 0.9 and weight decay 1e-4, learning rate
-1e-3, ten times that for the new head; RandomResizedCrop and flip; tested after each epoch. Channels-last; on a GPU
-bfloat16 by autocast. A frozen part runs in evaluation mode and without gradients.
+1e-3, ten times that for the new head; RandomResizedCrop and flip, or the test's crop with --augment none; tested after
+each epoch. Channels-last; on a GPU bfloat16 by autocast. A frozen part runs in evaluation mode and without gradients.
 """
 
 import argparse
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the trained state_dict")
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--freeze", choices=("none", *STAGES[:-1], "backbone"), default="none")
+    parser.add_argument("--augment", choices=("random", "none"), default="random")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--compile", action="store_true", help="torch.compile")
@@ -39,7 +40,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    train, test = loaders(arguments.photos, arguments.batch_size)
+    train, test = loaders(arguments.photos, arguments.augment, arguments.batch_size)
     model = pretrained(arguments.arch, arguments.weights, len(train.dataset.classes))  # pyright: ignore[reportAttributeAccessIssue]
     frozen, trained = split(model, arguments.freeze)
     frozen.requires_grad_(False)
@@ -76,13 +77,13 @@ def autocast() -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
 
 
-def loaders(photos: Path, batch_size: int) -> tuple[DataLoader, DataLoader]:
+def loaders(photos: Path, augment: str, batch_size: int) -> tuple[DataLoader, DataLoader]:
     """Of the training and the test set, with a worker a core."""
     normalise = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    augment = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalise]
+    random = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalise]
     centre = [transforms.Resize(256), transforms.CenterCrop(224), *normalise]
     tests = next(photos / name for name in ("val", "test") if (photos / name).is_dir())
-    train_set = ImageFolder(photos / "train", transforms.Compose(augment))
+    train_set = ImageFolder(photos / "train", transforms.Compose(random if augment == "random" else centre))
     test_set = ImageFolder(tests, transforms.Compose(centre))
     settings = {
         "batch_size": batch_size,
