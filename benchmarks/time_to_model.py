@@ -46,8 +46,8 @@ class Arguments:
     modes: tuple[Mode, ...] = ("full", "layer2", "head")
     """Everything trains, what is above layer2, or the head alone."""
     head_flags: tuple[str, ...] = ()
-    """More flags of jaxft.train for the head alone, each string a row beside the run without them: '--cached-views 5'
-    '--augment none', say. PyTorch knows the second."""
+    """Further flags of jaxft.train for the head alone, each for a row beside the run without: cached-views=5
+    augment=none, say. PyTorch knows augment=none."""
     epochs: int = 5
     """Of each run."""
     batch_size: int = 32
@@ -59,11 +59,11 @@ class Arguments:
 
 
 class Case(NamedTuple):
-    """A set, what trains, and jaxft's further flags, of which PyTorch knows `--augment none`."""
+    """A set, what trains, and a further flag, NAME=VALUE, which may be empty."""
 
     photos: Path
     mode: Mode
-    flags: str
+    flag: str
 
 
 class Timed(NamedTuple):
@@ -98,10 +98,10 @@ def main() -> int:
     if not arguments.weights.is_file():
         raise UserError(f"--weights {arguments.weights}: no such file.")
     cases = [
-        Case(photos, mode, flags)
+        Case(photos, mode, flag)
         for photos in arguments.photos
         for mode in arguments.modes
-        for flags in ("", *(arguments.head_flags if mode == "head" else ()))
+        for flag in ("", *(arguments.head_flags if mode == "head" else ()))
     ]
     turns: dict[Case, list[Turn]] = {case: [] for case in cases}
     for i in range(arguments.turns):
@@ -128,7 +128,7 @@ def take_turn(arguments: Arguments, case: Case, scratch: Path) -> Turn:
 def run_jaxft(arguments: Arguments, case: Case, out: Path, cache: Path) -> Timed:
     """python -m jaxft.train."""
     words = ["-m", "jaxft.train", "folder", "--data", str(case.photos), *shared_words(arguments, case)]
-    words += ["--arch", arguments.arch, *shlex.split(case.flags), "--out", str(out), "--cache-dir", str(cache)]
+    words += ["--arch", arguments.arch, *words_of(case), "--out", str(out), "--cache-dir", str(cache)]
     model, whole, _ = timed(words, out / "model.safetensors")
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return Timed(model, whole, summary["final_accuracy"])
@@ -137,7 +137,7 @@ def run_jaxft(arguments: Arguments, case: Case, out: Path, cache: Path) -> Timed
 def run_torch(arguments: Arguments, case: Case, out: Path) -> Timed:
     """The PyTorch script."""
     words = [str(PEER), str(case.photos), *shared_words(arguments, case), "--arch", arguments.arch, "--out", str(out)]
-    words += ["--augment", "none"] if "--augment none" in case.flags else []
+    words += words_of(case) if case.flag == "augment=none" else []
     model, whole, printed = timed([*words, *(["--compile"] if arguments.torch_compile else [])], out)
     return Timed(model, whole, float(printed.split()[-1]))
 
@@ -146,6 +146,12 @@ def shared_words(arguments: Arguments, case: Case) -> Sequence[str]:
     """What both sides are told."""
     words = ["--weights", str(arguments.weights), "--freeze", FREEZE[case.mode], "--epochs", str(arguments.epochs)]
     return [*words, "--batch-size", str(arguments.batch_size)]
+
+
+def words_of(case: Case) -> list[str]:
+    """The further flag, as a command line has it."""
+    name, _, value = case.flag.partition("=")
+    return [f"--{name}", value] if case.flag else []
 
 
 def timed(words: Sequence[str], model: Path) -> tuple[float, float, str]:
@@ -197,7 +203,7 @@ process; the ratio is how many times sooner than PyTorch's the model is there.
 
 def name_of(case: Case) -> str:
     """What trains, and how."""
-    return f"{WORDS[case.mode]}, `{case.flags}`" if case.flags else WORDS[case.mode]
+    return f"{WORDS[case.mode]}, `{' '.join(words_of(case))}`" if case.flag else WORDS[case.mode]
 
 
 def devices() -> str:
