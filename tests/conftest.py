@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Not the config: it checks its own values, with messages that tests read.
 MODULES = sorted(Path(jaxft.__path__[0]).glob("*.py"))
 CHECKED = [f"jaxft.{module.stem}" for module in MODULES if module.stem not in ("__init__", "config")]
-PACKAGES = ("comparison", "data", "formats", "range_test", "report", "sweeping")
+PACKAGES = sorted(init.parent.name for init in Path(jaxft.__path__[0]).glob("*/__init__.py"))
 install_import_hook([*CHECKED, *(f"jaxft.{name}" for name in PACKAGES), "convert"], "typecheck.typecheck")
 
 
@@ -47,6 +47,13 @@ def shared() -> Path:
     if not folder:
         pytest.skip("JAXFT_SHARED is not set: it names a folder with real photographs (data/) and weights (weights/)")
     return Path(folder)
+
+
+@pytest.fixture
+def compile_plainly(monkeypatch):
+    """Called: from then on a CPU gets the convolutions and pools that other devices get."""
+    plain = partial(monkeypatch.setattr, jax.lax, "platform_dependent")
+    return partial(plain, lambda *operands, cpu, default: default(*operands))
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

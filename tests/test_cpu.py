@@ -34,8 +34,13 @@ CONVOLUTIONS = [
 ]
 
 
-def without(monkeypatch) -> None:
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, cpu, default: default(*operands))
+LARGE = convolution.LARGE
+
+
+@pytest.fixture(autouse=True)
+def all_large(monkeypatch):
+    """Small convolutions, too, take the ways that pay for large ones."""
+    monkeypatch.setattr(convolution, "LARGE", 1)
 
 
 def images(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -103,10 +108,10 @@ def loss_and_gradients(arch: str, side: int, dtype: str = "float32"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "side"), [("resnet18", 96), ("resnet18", 32), ("resnet50", 64)])
-def test_a_network_has_the_same_loss_statistics_and_gradients(monkeypatch, arch, side):
+def test_a_network_has_the_same_loss_statistics_and_gradients(compile_plainly, arch, side):
     function, params, x = loss_and_gradients(arch, side)
     fast = jax.jit(function)(params, x)
-    without(monkeypatch)
+    compile_plainly()
     plain = jax.jit(lambda params, x: function(params, x))(params, x)
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True))
     for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
@@ -114,14 +119,14 @@ def test_a_network_has_the_same_loss_statistics_and_gradients(monkeypatch, arch,
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cuda", "bfloat16"), ("tpu", "float32")])
-def test_other_devices_never_enter(monkeypatch, platform, dtype):
+def test_other_devices_never_enter(compile_plainly, platform, dtype):
     function, params, x = loss_and_gradients("resnet18", 64, dtype)
 
     def program() -> str:
         return jax.export.export(jax.jit(lambda *args: function(*args)), platforms=[platform])(params, x).mlir_module()
 
     found = program()
-    without(monkeypatch)
+    compile_plainly()
     assert found.count("stablehlo.convolution") == program().count("stablehlo.convolution")
     for each in ("stablehlo.while", "stablehlo.optimization_barrier"):
         assert each not in found
@@ -157,6 +162,14 @@ def test_large_batches_take_winograds_fewer_products(batch, products):
 
     dense = 2 * batch * 16 * kernel.size
     assert flops(convolution.convolve) == pytest.approx(products * dense, rel=0.3)
+
+
+@pytest.mark.parametrize(("batch", "loops"), [(7, False), (8, True)])
+def test_small_convolutions_and_their_gradients_are_xlas(monkeypatch, batch, loops):
+    monkeypatch.setattr(convolution, "LARGE", LARGE)
+    x, kernel = jnp.zeros((batch, 16, 16, 64)), jnp.zeros((3, 3, 64, 64))
+    gradients = jax.grad(lambda x, kernel: convolution.convolve(x, kernel, 1, 1).sum(), argnums=(0, 1))
+    assert ("stablehlo.while" in jax.jit(gradients).lower(x, kernel).as_text()) == loops
 
 
 def test_networks_side_by_side():

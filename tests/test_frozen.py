@@ -93,7 +93,7 @@ def test_the_two_parts_are_the_network(freeze, train):
     frozen = STAGES if freeze == "backbone" else STAGES[: STAGES.index(freeze) + 1]
     model = make_resnet("resnet18", num_classes=3, width=4, frozen=frozen)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 64, 64, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
     whole, updated = model.apply(variables, images, train=train, mutable=["batch_stats"])
     features = frozen_part(model, top_of(freeze))(variables, images)
     upper = model.clone(after=top_of(freeze))

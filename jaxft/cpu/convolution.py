@@ -3,7 +3,8 @@
 XLA's CPU backend is as fast as a matrix product where a convolution is of stride 1 and its images are large, and slow
 elsewhere: small images (smaller than the kernel, it computes them in a plain loop, 100 times slower), gradients through
 a stride, and gradients of kernels. Here 3x3 convolutions of stride 1 take fewer products (winograd.py), and the others
-are products with patches of the images (patches.py) where that is faster; the results differ by rounding.
+are products with patches of the images (patches.py) where that is faster; the results differ by rounding. Both take
+longer to compile, so that convolutions with little to compute, and the gradients of their kernels, are left to XLA.
 `benchmarks/cpu_ops.py` measures what each brings.
 """
 
@@ -29,6 +30,9 @@ SQUARES = 128
 """Of four pixels, in a batch, from which on Winograd's way is faster: below, the kernel's part outweighs it."""
 SMALL = 49
 """Pixels of the output up to which a convolution is faster by patches; measured at 4, 16, 49, 64 and 196."""
+LARGE = 1 << 26
+"""Multiplications of a convolution from which on it is worth the time to compile that Winograd's way, and the
+gradient of a kernel by patches, take more than XLA's."""
 
 
 def conv_general_dilated(
@@ -73,7 +77,7 @@ def widened(function: Callable) -> Callable:
 def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     """The convolution of images, padded by `pad` pixels on each side, with a square kernel."""
     general = partial(xla_convolve, stride=stride, pad=pad)
-    way = way_of(x, len(kernel), stride, pad)
+    way = way_of(x, kernel, stride, pad)
     if way == "xla" and not is_half(x):
         return general(x, kernel)
     by_patches = partial(patches.convolve, stride=stride, pad=pad)
@@ -81,19 +85,28 @@ def convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
     return on_cpu(widened(fast), general, x, kernel)
 
 
-def way_of(x: Images, size: int, stride: int, pad: int) -> Literal["winograd", "patches", "xla"]:
-    """How a CPU computes the convolution of these images with a kernel of `size` fastest."""
-    n, height, width, _ = x.shape
+def way_of(x: Images, kernel: Kernel, stride: int, pad: int) -> Literal["winograd", "patches", "xla"]:
+    """How a CPU computes the convolution of these images fastest."""
+    size, (n, height, width, _) = len(kernel), x.shape
     squares = n * -(-height // 2) * -(-width // 2) if isinstance(n, int) else 0  # Exported for any number.
-    if fits_winograd(size, stride, pad) and squares >= SQUARES:
+    if fits_winograd(size, stride, pad) and squares >= SQUARES and is_large(x, kernel, stride, pad):
         return "winograd"
-    pixels = math.prod(output_size(side, size, stride, pad) for side in (height, width))
-    return "patches" if size > 1 and pixels <= SMALL else "xla"
+    return "patches" if size > 1 and output_pixels(x, size, stride, pad) <= SMALL else "xla"
 
 
 def fits_winograd(size: int, stride: int, pad: int) -> bool:
     """Whether winograd.py knows such convolutions."""
     return (size, stride, pad) == (3, 1, 1)
+
+
+def is_large(x: Images, kernel: Kernel, stride: int, pad: int) -> bool:
+    """Whether the convolution takes LARGE multiplications."""
+    return x.shape[0] * output_pixels(x, len(kernel), stride, pad) * kernel.size >= LARGE
+
+
+def output_pixels(x: Images, size: int, stride: int, pad: int) -> int:
+    """Of an image that a convolution puts out."""
+    return math.prod(output_size(side, size, stride, pad) for side in x.shape[1:3])
 
 
 def convolve_forward(x: Images, kernel: Kernel, stride: int, pad: int) -> tuple[Output, tuple[Images, Kernel]]:
@@ -119,7 +132,7 @@ convolve.defvjp(convolve_forward, convolve_backward)
 def fast_images_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: int) -> Images:
     """The gradient of the images, as a CPU computes it fastest."""
     size = len(kernel)
-    way = way_of(x, size, stride, pad)
+    way = way_of(x, kernel, stride, pad)
     if way == "winograd":
         return winograd.images_grad(kernel, grad)
     by = patches.convolve if way == "patches" or (size == 3 and stride > 1) else xla_convolve
@@ -129,6 +142,8 @@ def fast_images_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: 
 def fast_kernel_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: int) -> Kernel:
     """The gradient of the kernel, as a CPU computes it fastest."""
     size = len(kernel)
+    if not is_large(x, kernel, stride, pad):
+        return jax.vjp(lambda kernel: xla_convolve(x, kernel, stride, pad), kernel)[1](grad)[0]
     if fits_winograd(size, stride, pad):
         return winograd.kernel_grad(x, grad)
     if math.prod(grad.shape[1:3]) < size**2:

@@ -43,7 +43,7 @@ def images_grad(kernel: Kernel, grad: Output) -> Images:
     return multiplied(grad, two_ways(OF_KERNEL, kernel[::-1, ::-1] + zero_after(grad)), across=True)
 
 
-def multiplied(x: Images, of_kernel: Float[Array, "4 4 c f"], *, across: bool = False) -> Output:
+def multiplied(x: Images, of_kernel: Float[Array, "4 4 i o"], *, across: bool = False) -> Output:
     """Images whose factors are multiplied with a kernel's, over its channels or, `across`, its features."""
     height, width, channels = x.shape[1:]
     of_kernel = of_kernel.reshape(16, *of_kernel.shape[2:])
