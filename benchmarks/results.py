@@ -68,9 +68,6 @@ class Spread(NamedTuple):
     most: float
 
     def __str__(self) -> str:
-        """The figure alone where there is one."""
-        if self.least == self.most:
-            return _digits(self.median)
         return f"{_digits(self.median)} ({_digits(self.least)} to {_digits(self.most)})"
 
 

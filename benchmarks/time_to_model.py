@@ -188,7 +188,6 @@ def report(arguments: Arguments, turns: dict[Case, list[Turn]]) -> str:
                 )
     header = ["photographs", "trains", "", "seconds to the model", "× PyTorch", "whole command", "test accuracy"]
     epochs = "1 epoch" if arguments.epochs == 1 else f"{arguments.epochs} epochs"
-    figures = "" if arguments.turns == 1 else ", median (least to most)"
     compiled = ", compiled" if arguments.torch_compile else ""
     return f"""{arguments.arch}, {epochs} of batches of {arguments.batch_size} at 224 pixels, tested after each, by
 `python -m jaxft.train folder` and by the same recipe in PyTorch (`{PEER.name}`: ImageFolder, a DataLoader
@@ -197,7 +196,7 @@ process; the ratio is how many times sooner than PyTorch's the model is there.
 
 {table(header, rows)}
 
-{devices()}{conditions()}; n = {arguments.turns}{figures}; photographs read from the page cache.
+{devices()}{conditions()}; n = {arguments.turns}, median (least to most); photographs read from the page cache.
 
     python benchmarks/time_to_model.py {command_words(arguments)}"""
 
