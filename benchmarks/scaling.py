@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from drawn import drawn_variables
 
 from collectives import Traffic, collectives_in, traffic
+from drawn import drawn_variables
 from jaxft.build import Pretrained, Run, build
 from jaxft.config import Config, ImageConfig, ModelConfig
 from jaxft.data.augment import Batch

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from drawn import drawn_variables
 from jaxtyping import Array, Key
 
+from drawn import drawn_variables
 from flax_imagenet_style import make_state, make_steps
 from jaxft.build import Pretrained, Run, build, compute_dtype
 from jaxft.config import Config, ImageConfig, ModelConfig

@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import scipy.stats
-from marks import FULL
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
@@ -34,6 +33,7 @@ from jaxft.config import Config, by_flag
 from jaxft.data.kitchen import target_set
 from jaxft.errors import UserError
 from jaxft.records import Record
+from marks import FULL
 from runs import SMALL, ended, environment, finished, records, same_model, start, start_processes
 
 FLAGS = ("--image-size", "32", "--batch-size", "50", "--epochs", "2")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from test_step import CLASSES, WIDTH, pretrained, random_batch
 
 from configs import DEMO
 from jaxft.build import build
@@ -13,6 +12,7 @@ from jaxft.config import Config, ModelConfig, OptimConfig
 from jaxft.course import Course, Part, plan_course
 from jaxft.optim_config import STAGES, RegularConfig, ScheduleConfig, StagesConfig
 from jaxft.paths import by_name
+from test_step import CLASSES, WIDTH, pretrained, random_batch
 
 LINEAR = ScheduleConfig(schedule="linear")
 

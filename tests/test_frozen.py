@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from marks import FULL
 from safetensors.numpy import load_file
 
 from configs import DEMO
@@ -31,6 +30,7 @@ from jaxft.records import Record
 from jaxft.resnet import STAGES, make_resnet
 from jaxft.session import Result
 from jaxft.training import fit
+from marks import FULL
 from pictures import photo_files, spoil
 from runs import records, same_model, without_speed
 

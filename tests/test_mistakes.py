@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import flax.errors
 import pytest
-import test_parity_network
-import test_parity_training
 from flax import linen as nn
 
 import convert.torchvision
 import jaxft.batch_norm
 import jaxft.resnet
+import test_parity_network
+import test_parity_training
 from configs import preset
 
 

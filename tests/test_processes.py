@@ -8,12 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from marks import FULL
 from safetensors.numpy import load_file
 
 from jaxft.errors import UserError
 from jaxft.launch import Processes, find, launched, on_tpu
 from jaxft.processes import gather, reach
+from marks import FULL
 from runs import (
     ROOT,
     SMALL,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from marks import FULL
 
 from configs import DEMO
 from convert.pretrained import load_pretrained
@@ -37,6 +36,7 @@ from jaxft.step import (
     training_loss,
     unless_nonfinite,
 )
+from marks import FULL
 
 WIDTH = 16
 CLASSES = ("ants", "bees", "rest")
