@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jaxtyping import install_import_hook
 
 import jaxft
@@ -40,6 +41,20 @@ def _caches(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Every step is compiled once, in this process as in others."""
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    values = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in values}
+    for settings in (values, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        reset_cache()
+        if settings is values:
+            yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real photographs (data/) and weights (weights/), named by JAXFT_SHARED."""
@@ -52,8 +67,11 @@ def shared() -> Path:
 @pytest.fixture
 def compile_plainly(monkeypatch):
     """Called: from then on a CPU gets the convolutions and pools that other devices get."""
-    plain = partial(monkeypatch.setattr, jax.lax, "platform_dependent")
-    return partial(plain, lambda *operands, cpu, default: default(*operands))
+
+    def plain(*operands, cpu, default):
+        return default(*operands)
+
+    return partial(monkeypatch.setattr, jax.lax, "platform_dependent", plain)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxft.build
 import jaxft.run_folder
@@ -30,6 +29,8 @@ from jaxft.run_folder import held, make_new_folder
 from jaxft.train import main
 from runs import SMALL, environment, finished, has_records, losses, same_model, start, without_speed
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 STEPS = 6
 RUN = ("--epochs", "3", "--batch-size", "100", "--image-size", "32", "--devices", "1")
 """The demo's two steps an epoch, on small images."""
@@ -38,20 +39,6 @@ ALIKE = environment(8)
 """As many devices as this process has, though runs use one: the last bits depend on the threads, which follow them."""
 OFTEN = ("--save-minutes", "1e-6")
 FIRST = "going on from the start: it has no checkpoint yet"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Every step is compiled once, in this process as in others."""
-    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    values = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
-    before = {name: getattr(jax.config, name) for name in values}
-    for settings in (values, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        reset_cache()
-        if settings is values:
-            yield
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marks import FULL
-from test_faults import compiled_once  # noqa: F401
 
 import jaxft
 from configs import DEMO
@@ -34,8 +32,11 @@ from jaxft.records import Record
 from jaxft.run_list import read_run
 from jaxft.session import Result
 from jaxft.training import fit
+from marks import FULL
 from reports import Page
 from runs import records, same_model, without_speed
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 WAYS = ("resident", "mmap", "stream")
 LAST = 14

@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from test_faults import compiled_once, run, same_run, stop_after  # noqa: F401
 
 from jaxft.errors import EXIT_STOPPED
+from test_faults import run, same_run, stop_after  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 RUN = ("--epochs", "4", "--batch-size", "100", "--image-size", "32", "--devices", "1")
 RECIPE = (

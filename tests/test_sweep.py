@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_faults import compiled_once  # noqa: F401
 
 import jaxft
-import jaxft.arguments
 from jaxft.config import Config, ImageConfig, ModelConfig, OptimConfig, RegularConfig, ScheduleConfig, StagesConfig
 from jaxft.data import kitchen
 from jaxft.data.sources import ArraySource, Splits, hold_out
@@ -17,6 +15,8 @@ from jaxft.sweeping.fit_many import HOLDOUT, Hooks, fit_many
 from jaxft.sweeping.folder import Epoch, Member
 from jaxft.sweeping.groups import structures
 from jaxft.sweeping.series import rungs
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 NAMES = ("hot dog", "anything else")
 SMALL = Config(

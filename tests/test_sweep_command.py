@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from test_faults import compiled_once  # noqa: F401
 
 import jaxft
 import jaxft.arguments
@@ -22,6 +21,8 @@ from jaxft.sweep import main
 from jaxft.sweeping import command, groups
 from jaxft.sweeping.folder import read_members
 from jaxft.sweeping.grid import in_words
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 FLAGS = (
     *("--arch", "resnet18", "--width", "16", "--weights", "demo", "--image-size", "32", "--batch-size", "8"),

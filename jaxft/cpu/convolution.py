@@ -3,8 +3,8 @@
 XLA's CPU backend is as fast as a matrix product where a convolution is of stride 1 and its images are large, and slow
 elsewhere: small images (smaller than the kernel, it computes them in a plain loop, 100 times slower), gradients through
 a stride, and gradients of kernels. Here 3x3 convolutions of stride 1 take fewer products (winograd.py), and the others
-are products with patches of the images (patches.py) where that is faster; the results differ by rounding. Both take
-longer to compile, so that convolutions with little to compute, and the gradients of their kernels, are left to XLA.
+are products with patches of the images (patches.py) where that is faster; the results differ by rounding. Where
+there is little to compute, neither Winograd's way nor a faster gradient of the kernel is worth its time to compile.
 `benchmarks/cpu_ops.py` measures what each brings.
 """
 
@@ -141,14 +141,13 @@ def fast_images_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: 
 
 def fast_kernel_grad(x: Images, kernel: Kernel, grad: Output, stride: int, pad: int) -> Kernel:
     """The gradient of the kernel, as a CPU computes it fastest."""
-    size = len(kernel)
-    if not is_large(x, kernel, stride, pad):
-        return jax.vjp(lambda kernel: xla_convolve(x, kernel, stride, pad), kernel)[1](grad)[0]
-    if fits_winograd(size, stride, pad):
+    size, large = len(kernel), is_large(x, kernel, stride, pad)
+    if large and fits_winograd(size, stride, pad):
         return winograd.kernel_grad(x, grad)
-    if math.prod(grad.shape[1:3]) < size**2:
-        return jax.vjp(lambda kernel: patches.convolve(x, kernel, stride, pad), kernel)[1](grad)[0]
-    return patches.kernel_grad(x, grad, size, stride, pad)
+    if large and output_pixels(x, size, stride, pad) >= size**2:
+        return patches.kernel_grad(x, grad, size, stride, pad)
+    by = patches.convolve if large else xla_convolve
+    return jax.vjp(lambda kernel: by(x, kernel, stride, pad), kernel)[1](grad)[0]
 
 
 def xla_convolve(x: Images, kernel: Kernel, stride: int, pad: int) -> Output:
